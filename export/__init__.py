@@ -1,0 +1,1 @@
+"""Checkpoint → ONNX → quantized variants → measured and judged → a certified bundle."""

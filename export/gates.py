@@ -1,0 +1,65 @@
+"""Gates: each a measured value held against its limit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Gate", "Interval", "at_least", "at_most", "bootstrap_interval", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One limit and what was measured."""
+
+    name: str
+    relation: Literal["<=", ">="]
+    limit: float
+    value: float
+    passed: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:.6g}, limit {self.relation} {self.limit:.6g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with the bounds of its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def at_most(name: str, value: float, limit: float) -> Gate:
+    """A gate that passes when value ≤ limit; NaN never passes."""
+    return Gate(name, "<=", limit, value, bool(value <= limit))
+
+
+def at_least(name: str, value: float, limit: float) -> Gate:
+    """A gate that passes when value ≥ limit; NaN never passes."""
+    return Gate(name, ">=", limit, value, bool(value >= limit))
+
+
+def failed(gates: Sequence[Gate]) -> list[Gate]:
+    """Those that did not pass."""
+    return [gate for gate in gates if not gate.passed]
+
+
+def bootstrap_interval(
+    values: npt.NDArray[np.float64], seed: int, level: float = 0.95, resamples: int = 2000
+) -> Interval:
+    """Percentile bootstrap interval of the mean over rows (Efron & Tibshirani 1993).
+
+    Args:
+        values: one value a row; for a paired comparison, the rows' differences.
+        seed: of the resampling.
+        level: share of resampled means within the bounds.
+        resamples: how many times the rows are drawn again.
+    """
+    generator = np.random.default_rng(seed)
+    means = [float(values[generator.integers(0, len(values), len(values))].mean()) for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))

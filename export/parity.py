@@ -1,0 +1,163 @@
+"""Numeric parity: what two models say of the same rows, alone and in company."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from bundle.batching import plan_batches
+from tasks import Task, Window, collate
+from tasks.base import FloatArray
+
+__all__ = [
+    "Batch",
+    "Engine",
+    "Parity",
+    "batch_deltas",
+    "compare",
+    "edge_cases",
+    "logits_of",
+    "torch_engine",
+]
+
+Batch = Mapping[str, npt.NDArray[np.int64]]
+Engine = Callable[[Batch], FloatArray]
+"""A collated batch to the raw outputs of its rows, float32, shape `[batch, …]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a candidate's outputs are from the reference's.
+
+    Attributes:
+        deltas: largest |Δlogit| of each row, shape `[rows]`.
+        mean_delta: mean |Δlogit| over all rows and labels.
+        same: whether the decoded answer is the same, row by row, shape `[rows]`.
+    """
+
+    deltas: npt.NDArray[np.float64]
+    mean_delta: float
+    same: npt.NDArray[np.bool_]
+
+    @property
+    def max_delta(self) -> float:
+        """Largest |Δlogit| of all."""
+        return float(self.deltas.max())
+
+    @property
+    def agreement(self) -> float:
+        """Share of rows with the same answer."""
+        return float(self.same.mean())
+
+    def worst_rows(self, count: int) -> list[int]:
+        """Rows with changed answers first, then by falling |Δlogit|."""
+        order = np.lexsort((-self.deltas, self.same))
+        return [int(row) for row in order[:count]]
+
+
+def torch_engine(model: PreTrainedModel) -> Engine:
+    """A PyTorch model as an engine; inputs that it does not take are left out."""
+    import inspect
+
+    accepted = set(inspect.signature(model.forward).parameters)
+
+    @torch.inference_mode()
+    def run(batch: Batch) -> FloatArray:
+        inputs = {name: torch.from_numpy(values) for name, values in batch.items() if name in accepted}
+        return np.asarray(model(**inputs).logits.float().numpy())
+
+    return run
+
+
+def logits_of(
+    engine: Engine,
+    windows: Sequence[Window],
+    pad_id: int,
+    progress: Callable[[list[list[int]]], "Sequence[list[int]]"] = list,
+) -> list[FloatArray]:
+    """Raw outputs of every window, in order, run in micro-batches of similar length."""
+    outputs: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(windows)
+    for rows in progress(plan_batches([len(window) for window in windows])):
+        for row, output in zip(rows, engine(collate([windows[row] for row in rows], pad_id)), strict=True):
+            outputs[row] = output
+    return outputs
+
+
+def compare(task: Task, reference: Sequence[FloatArray], candidate: Sequence[FloatArray]) -> Parity:
+    """Parity of two models' outputs over the same rows."""
+    differences = [np.abs(a.astype(np.float64) - b) for a, b in zip(reference, candidate, strict=True)]
+    return Parity(
+        deltas=np.array([difference.max() for difference in differences]),
+        mean_delta=float(np.mean([difference.mean() for difference in differences])),
+        same=task.same_answer(reference, candidate),
+    )
+
+
+def edge_cases(
+    vocab_size: int, max_length: int, distinguishes_texts: bool, seed: int
+) -> list[dict[str, npt.NDArray[np.int64]]]:
+    """Batches that real rows do not give: random ids, random masks with holes, one token, max_length, 1 and 33 rows.
+
+    Args:
+        vocab_size: ids are drawn below it.
+        max_length: of the model, in tokens.
+        distinguishes_texts: whether token types 0 and 1 occur.
+        seed: of the draw.
+
+    Returns:
+        Collated batches, int64, shape `[batch, tokens]`; every row attends to at least its first token.
+    """
+    generator = np.random.default_rng(seed)
+    lengths = sorted({1, min(2, max_length), min(17, max_length), max_length})
+    batches = []
+    for rows in (1, 33):
+        for length in lengths:
+            for mask in ("full", "ragged", "holes"):
+                attention = _mask(mask, rows, length, generator)
+                types = (np.arange(length) > length // 2).astype(np.int64) * distinguishes_texts
+                batches.append(
+                    {
+                        "input_ids": generator.integers(0, vocab_size, (rows, length), dtype=np.int64),
+                        "attention_mask": attention,
+                        "token_type_ids": np.tile(types, (rows, 1)),
+                    }
+                )
+    return batches
+
+
+def batch_deltas(engine: Engine, windows: Sequence[Window], pad_id: int, company: int = 4) -> npt.NDArray[np.float64]:
+    """Largest |Δlogit| of each row between running alone and running among short, and among long neighbours.
+
+    Args:
+        engine: what to test.
+        windows: the rows; the shortest and the longest of them are also the company.
+        pad_id: id of the padding token.
+        company: how many rows of similar length run together, and with how many neighbours.
+
+    Returns:
+        Shape `[rows]`, rows by rising length.
+    """
+    rows = sorted(windows, key=len)
+    alone = [engine(collate([row], pad_id))[0] for row in rows]
+    deltas = np.zeros(len(rows))
+    for start in range(0, len(rows), company):
+        group = rows[start : start + company]
+        for neighbours in (rows[:company], rows[-company:]):
+            together = engine(collate([*neighbours, *group], pad_id))[len(neighbours) :]
+            for row, output in enumerate(together, start):
+                deltas[row] = max(deltas[row], float(np.abs(output - alone[row]).max()))
+    return deltas
+
+
+def _mask(kind: str, rows: int, length: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    if kind == "full":
+        return np.ones((rows, length), dtype=np.int64)
+    if kind == "ragged":
+        kept = generator.integers(1, length + 1, (rows, 1))
+        return (np.arange(length) < kept).astype(np.int64)
+    mask = generator.integers(0, 2, (rows, length), dtype=np.int64)
+    mask[:, 0] = 1
+    return mask

@@ -1,0 +1,222 @@
+"""The export stage: checkpoint in, certified bundle out."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bundle.cpu import available_cpus, instruction_set
+from bundle.manifest import CERTIFICATE_FILE
+from export.calibration import calibrate, choose_rows, rows_digest
+from export.certificate import Certificate, Evidence, VariantReport
+from export.gates import bootstrap_interval, failed
+from export.graph import GraphInfo, export_graph
+from export.judge import Reference, judge
+from export.parity import edge_cases, logits_of, torch_engine
+from export.publication import (
+    inputs_digest,
+    is_current,
+    publish_bundle,
+    publish_variants,
+    tool_versions,
+    variants_directory,
+)
+from export.quantization import quantizable_inputs, quantize
+from export.selection import Candidate, choose_settings
+from finetune.checkpoint import Checkpoint, load_checkpoint
+from finetune.data import LabelledData, load_data
+from finetune.recipe import Recipe
+from tasks import Task, Window, load_task
+from tasks.errors import GateError
+
+__all__ = ["ExportResult", "export_bundle"]
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """Where the bundle is, its certificate, and whether an earlier run had made it from the same inputs."""
+
+    bundle: Path
+    certificate: dict[str, Any]
+    reused: bool
+
+
+def export_bundle(
+    location: str | Path, output: Path, *, recipe: Recipe, force: bool = False, report: Report = lambda _: None
+) -> ExportResult:
+    """Exports, quantizes, judges and publishes.
+
+    Args:
+        location: a checkpoint directory, a foreign Hugging Face directory, or a hub id.
+        output: the bundle's directory; all candidates go into `variants` beside it.
+        recipe: where the data and the limits stand; a checkpoint's own is `finetune.recipe.recipe_of_run`.
+        force: export again even when a whole bundle of the same inputs is there.
+        report: told of each step in a line.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be used.
+        DataError: if the data cannot be read or does not fit the labels.
+        GateError: if no variant passes; nothing is published then.
+    """
+    checkpoint = load_checkpoint(location)
+    data = load_data(recipe.data, seed=recipe.seed, labels=checkpoint.spec.labels)
+    digest = inputs_digest(checkpoint, recipe, data)
+    if not force and is_current(output, digest):
+        return ExportResult(output, json.loads((output / CERTIFICATE_FILE).read_bytes()), reused=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.graphs-", dir=output.parent) as directory:
+        certificate = _export(checkpoint, recipe, data, digest, Path(directory), output, report)
+    return ExportResult(output, certificate.to_json(), reused=False)
+
+
+def _export(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    data: LabelledData,
+    digest: str,
+    work: Path,
+    output: Path,
+    report: Report,
+) -> Certificate:
+    task = load_task(checkpoint.spec)
+    report("PyTorch answers the test rows")
+    reference = _reference(checkpoint, task, data, recipe.seed)
+    report("exporting the graph")
+    graph = export_graph(checkpoint.model, work / "fp32.onnx", recipe.export.opset)
+    training = task.encode(checkpoint.tokenizer, data.train.inputs)
+    rows = choose_rows([len(window) for window in training], recipe.export.calibration_rows, recipe.seed)
+    calibration = [training[row] for row in rows]
+    graphs = _make_variants(work, recipe.export.variants, calibration, checkpoint.pad_token_id)
+    report("timing the candidates, interleaved")
+    candidates, speeds = choose_settings(graphs, reference, checkpoint)
+    reports = _judge_all(candidates, reference, recipe, report)
+    published, reason = _choose(reports, recipe.export.variants)
+    evidence = Evidence(
+        test_rows=len(reference.inputs),
+        data_fingerprint=data.fingerprint,
+        edge_case_rows=sum(len(batch["input_ids"]) for batch in reference.edge_batches),
+        batch_invariance_rows=len(reference.invariance_windows()),
+        calibration_rows=len(calibration),
+        calibration_digest=rows_digest(calibration),
+        seed=recipe.seed,
+    )
+    certificate = _certificate(checkpoint, recipe, reference, graph, evidence, reports, (published, reason), speeds)
+    by_name = {candidate.name: candidate for candidate in candidates}
+    publish_variants(variants_directory(output), candidates, reports)
+    publish_bundle(output, checkpoint, recipe, reference, certificate, by_name[published.name], digest)
+    return certificate
+
+
+def _reference(checkpoint: Checkpoint, task: Task, data: LabelledData, seed: int) -> Reference:
+    engine = torch_engine(checkpoint.model)
+    windows = task.encode(checkpoint.tokenizer, data.test.inputs)
+    config = checkpoint.model.config
+    edges = edge_cases(config.vocab_size, checkpoint.spec.max_length, getattr(config, "type_vocab_size", 0) > 1, seed)
+    return Reference(
+        task=task,
+        inputs=data.test.inputs,
+        labels=data.test.labels,
+        targets=[task.target(label) for label in data.test.labels],
+        windows=windows,
+        outputs=logits_of(engine, windows, checkpoint.pad_token_id, _bar("PyTorch")),
+        edge_batches=edges,
+        edge_outputs=[engine(batch) for batch in edges],
+        pad_id=checkpoint.pad_token_id,
+        seed=seed,
+    )
+
+
+def _make_variants(work: Path, wanted: Sequence[str], calibration: Sequence[Window], pad_id: int) -> dict[str, Path]:
+    graphs = {"fp32": work / "fp32.onnx"}
+    if "int8-dynamic" in wanted:
+        graphs["int8-dynamic"] = work / "int8-dynamic.onnx"
+        quantize(graphs["fp32"], graphs["int8-dynamic"])
+    if "int8-static" in wanted:
+        graphs["int8-static"] = work / "int8-static.onnx"
+        ranges = calibrate(graphs["fp32"], quantizable_inputs(graphs["fp32"]), calibration, pad_id, _bar("calibration"))
+        quantize(graphs["fp32"], graphs["int8-static"], ranges)
+    return graphs
+
+
+def _judge_all(
+    candidates: Sequence[Candidate], reference: Reference, recipe: Recipe, report: Report
+) -> list[VariantReport]:
+    """Every candidate's report, fastest first.
+
+    Raises:
+        GateError: if fp32 itself is not PyTorch's equal; nothing made from it can be trusted then.
+    """
+    reports = []
+    for one in candidates:
+        report(f"judging {one.name}")
+        reports.append(judge(one.name, one.model, one.settings, reference, recipe.export, one.relative_time))
+    fp32 = next(one for one in reports if one.name == "fp32")
+    if not fp32.passed:
+        raise GateError(_refusal([fp32]))
+    return reports
+
+
+def _choose(reports: Sequence[VariantReport], wanted: Sequence[str]) -> tuple[VariantReport, str]:
+    candidates = [one for one in reports if one.name in wanted]
+    passing = [one for one in candidates if one.passed]
+    if not passing:
+        raise GateError(_refusal(candidates))
+    others = [f"{one.name} failed {'; '.join(map(str, failed(one.gates)))}" for one in candidates if not one.passed] + [
+        f"{one.name} takes {one.relative_time / passing[0].relative_time:.2f} of its time" for one in passing[1:]
+    ]
+    return passing[0], "; ".join(["the fastest that passes every gate", *others])
+
+
+def _refusal(reports: Sequence[VariantReport]) -> str:
+    lines = ["no variant passed its gates; no bundle was published"]
+    for one in reports:
+        lines += [f"  {one.name}: {gate}" for gate in failed(one.gates)]
+        lines += [
+            f"    test row {row.row}: {row.text!r}: PyTorch says {row.pytorch}, {one.name} says {row.variant}, "
+            f"|Δlogit| {row.delta:.3g}"
+            for row in one.worst_rows[:3]
+        ]
+    return "\n".join(lines)
+
+
+def _certificate(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    reference: Reference,
+    graph: GraphInfo,
+    evidence: Evidence,
+    reports: Sequence[VariantReport],
+    choice: tuple[VariantReport, str],
+    speeds: dict[str, dict[str, float]],
+) -> Certificate:
+    task = reference.task
+    return Certificate(
+        name=recipe.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        checkpoint_digest=checkpoint.digest,
+        evidence=evidence,
+        primary_metric=task.primary_metric,
+        pytorch=task.metrics(reference.outputs, reference.targets),
+        pytorch_metric=bootstrap_interval(task.row_scores(reference.outputs, reference.targets), recipe.seed),
+        opset=graph.opset,
+        fused_attentions=graph.fused_attentions,
+        layers=graph.layers,
+        variants=tuple(reports),
+        published=choice[0].name,
+        reason=choice[1],
+        speeds=speeds,
+        machine={"threads": available_cpus(), "instruction_set": list(instruction_set())},
+        versions=tool_versions(),
+        limits=recipe.export.model_dump(mode="json"),
+    )
+
+
+def _bar(description: str) -> Callable[[Any], Any]:
+    return lambda items: tqdm(items, desc=description, leave=False, disable=None)

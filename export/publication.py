@@ -1,0 +1,149 @@
+"""Contract 2 written down: the bundle's directory, the candidates beside it, and whether both are still current."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from bundle.cpu import instruction_set
+from bundle.golden import GoldenRow, write_golden
+from bundle.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SCHEMA_VERSION,
+    FileInfo,
+    Manifest,
+    Variant,
+    read_manifest,
+    verify_files,
+)
+from bundle.session import Session
+from export.calibration import choose_rows
+from export.card import write_card
+from export.certificate import Certificate, VariantReport, write_certificate
+from export.judge import Reference
+from export.parity import logits_of
+from export.selection import Candidate
+from finetune.checkpoint import Checkpoint
+from finetune.data import LabelledData
+from finetune.recipe import Recipe
+from tasks.directory import publish_directory, sha256_of
+from tasks.errors import BundleError
+
+__all__ = [
+    "VARIANTS_FILE",
+    "inputs_digest",
+    "is_current",
+    "publish_bundle",
+    "publish_variants",
+    "tool_versions",
+    "variants_directory",
+]
+
+VARIANTS_FILE = "variants.json"
+
+
+def variants_directory(bundle: Path) -> Path:
+    """Where every candidate's graph, verdict and settings are kept for the benchmarks: beside the bundle."""
+    return bundle.parent / "variants"
+
+
+def publish_variants(target: Path, candidates: Sequence[Candidate], reports: Sequence[VariantReport]) -> None:
+    """Writes every candidate's graph, and `variants.json` last."""
+    verdicts = {one.name: "pass" if one.passed else "fail" for one in reports}
+    with publish_directory(target, VARIANTS_FILE) as draft:
+        for one in candidates:
+            shutil.copyfile(one.model, draft / one.model.name)
+        entries = [
+            {
+                "name": one.name,
+                "file": one.model.name,
+                "verdict": verdicts[one.name],
+                "session": one.settings.model_dump(mode="json"),
+            }
+            for one in candidates
+        ]
+        (draft / VARIANTS_FILE).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def publish_bundle(
+    output: Path,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    reference: Reference,
+    certificate: Certificate,
+    chosen: Candidate,
+    digest: str,
+) -> None:
+    """Writes the bundle, `manifest.json` last, and gives it its name."""
+    with publish_directory(output, MANIFEST_FILE) as draft:
+        shutil.copyfile(chosen.model, draft / MODEL_FILE)
+        (draft / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
+        shutil.copyfile(checkpoint.directory / "config.json", draft / "config.json")
+        session = Session(draft / MODEL_FILE, chosen.settings)
+        write_golden(draft / GOLDEN_FILE, _golden_rows(session, reference, recipe.export.golden_rows))
+        write_certificate(draft, certificate)
+        write_card(draft, certificate, recipe, checkpoint.spec)
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=recipe.name,
+            task=checkpoint.spec,
+            pad_token_id=checkpoint.pad_token_id,
+            inputs=session.inputs,
+            outputs=session.outputs,
+            files={path.name: _file_info(path) for path in sorted(draft.iterdir())},
+            default_variant=chosen.name,
+            variants={chosen.name: Variant(file=MODEL_FILE, verdict="pass", session=chosen.settings)},
+            golden_tolerance=recipe.export.max_logit_delta,
+            checkpoint_digest=checkpoint.digest,
+            inputs_digest=digest,
+            opset=certificate.opset,
+            versions=certificate.versions,
+            instruction_set=instruction_set(),
+            created=certificate.created,
+            verdict="pass",
+        )
+        (draft / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def is_current(output: Path, digest: str) -> bool:
+    """Whether a whole bundle of the same inputs is there, with its candidates beside it."""
+    try:
+        manifest = read_manifest(output)
+        verify_files(output, manifest)
+    except BundleError:
+        return False
+    return manifest.inputs_digest == digest and (variants_directory(output) / VARIANTS_FILE).is_file()
+
+
+def inputs_digest(checkpoint: Checkpoint, recipe: Recipe, data: LabelledData) -> str:
+    """Everything that a bundle follows from: model, data, limits, tools, and the processor that chose the variant."""
+    inputs = {
+        "name": recipe.name,
+        "checkpoint": checkpoint.digest,
+        "export": recipe.export.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "data": data.fingerprint,
+        "versions": tool_versions(),
+        "instruction_set": instruction_set(),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what made the bundle."""
+    return {name: version(name) for name in ("paritybit", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")}
+
+
+def _golden_rows(session: Session, reference: Reference, count: int) -> list[GoldenRow]:
+    """Test rows spread over the lengths, with the published variant's own outputs."""
+    rows = choose_rows([len(window) for window in reference.windows], count, reference.seed)
+    outputs = logits_of(session.run, [reference.windows[row] for row in rows], reference.pad_id)
+    return [GoldenRow(reference.inputs[row], output) for row, output in zip(rows, outputs, strict=True)]
+
+
+def _file_info(path: Path) -> FileInfo:
+    return FileInfo(sha256=sha256_of(path), size=path.stat().st_size)

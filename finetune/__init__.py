@@ -1,0 +1,1 @@
+"""Data and recipe to a checkpoint directory: reading, reporting, training. Needs the `finetune` extra."""

@@ -1,0 +1,323 @@
+"""The Hugging Face `Trainer`, and what has to be mended around it (transformers 5.23)."""
+
+import json
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from finetune.inference import model_inputs, predict, to_tensors
+from finetune.recipe import Recipe
+from tasks.base import Task
+from tasks.encoding import Window, collate
+from tasks.errors import InterruptionError, ParitybitError
+
+__all__ = ["Example", "TrainingLog", "read_training_log", "train"]
+
+Example = tuple[Window, Any]
+"""A window and what the loss wants for it."""
+
+_LOG_FILE = "trained.json"
+_STATE_FILE = "trainer_state.json"  # Trainer writes it last into each of its checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingLog:
+    """What training left behind.
+
+    Attributes:
+        best_checkpoint: directory of the best evaluated model.
+        history: Trainer's log: loss, gradient norm, learning rate and validation metrics by step.
+        steps: optimizer steps taken, those before an interruption included.
+        seconds: wall time of the last run.
+        resumed_at: the step at which the last run went on; 0 if it began anew.
+    """
+
+    best_checkpoint: str
+    history: list[dict[str, float]]
+    steps: int
+    seconds: float
+    resumed_at: int
+
+
+def read_training_log(work: Path) -> TrainingLog | None:
+    """The log of a training that came to its end in this work directory."""
+    path = work / _LOG_FILE
+    log = TrainingLog(**json.loads(path.read_bytes())) if path.is_file() else None
+    return log if log and Path(log.best_checkpoint).is_dir() else None
+
+
+def train(
+    recipe: Recipe,
+    task: Task,
+    *,
+    model: torch.nn.Module,
+    splits: tuple[Sequence[Example], Sequence[Example]],
+    pad_id: int,
+    work: Path,
+    report: Callable[[str], None],
+) -> TrainingLog:
+    """Trains a model, going on where an earlier run in the same work directory was stopped.
+
+    Args:
+        recipe: its `train` section and seed.
+        task: judges the validation rows.
+        model: with a fresh head; it is changed in place.
+        splits: training and validation rows.
+        pad_id: of the padding token.
+        work: where Trainer keeps its checkpoints.
+        report: takes a line for people after each evaluation.
+
+    Raises:
+        InterruptionError: after Ctrl-C or SIGTERM, when a checkpoint to go on from was saved.
+        ParitybitError: if the loss is no longer a number.
+    """
+    training, validation = splits
+    if recipe.train.freeze_embeddings:
+        _freeze_embeddings(model)
+    steps_per_epoch = math.ceil(len(training) / recipe.train.batch_size)
+    stop, bar = _StopOnSignal(), _Progress(recipe.train.epochs, report, task.primary_metric)
+    callbacks: list[TrainerCallback] = [bar, stop]
+    if recipe.train.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(recipe.train.early_stopping_patience))
+    trainer = _Trainer(
+        task=task,
+        validation=validation,
+        pad_id=pad_id,
+        model=model,
+        args=_arguments(recipe, task, work, steps_per_epoch),
+        training=training,
+    )
+    # both print log lines over the progress bar
+    trainer.remove_callback(PrinterCallback)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    last = _last_checkpoint(work)
+    with ExitStack() as stack:
+        stack.enter_context(stop)
+        stack.callback(bar.close)
+        outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    state = trainer.state
+    if stop.received is not None:
+        name = signal.Signals(stop.received).name
+        raise InterruptionError(
+            f"stopped by {name} at step {state.global_step} of {state.max_steps}; "
+            "run the same command again to go on from there",
+            stop.received,
+        )
+    log = TrainingLog(
+        # the path of the best is lost when the work directory was moved in between
+        best_checkpoint=str(state.best_model_checkpoint or _last_checkpoint(work)),
+        history=state.log_history,
+        steps=state.global_step,
+        seconds=round(outcome.metrics["train_runtime"], 1),
+        resumed_at=int(last.name.rpartition("-")[2]) if last else 0,
+    )
+    (work / _LOG_FILE).write_text(json.dumps(asdict(log)), encoding="utf-8")
+    return log
+
+
+def _arguments(recipe: Recipe, task: Task, work: Path, steps_per_epoch: int) -> TrainingArguments:
+    settings = recipe.train
+    every = math.ceil(steps_per_epoch / settings.evaluations_per_epoch)
+    return TrainingArguments(
+        output_dir=str(work),
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        # below 1 it is a share of all steps
+        warmup_steps=settings.warmup_ratio,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        # torch's own, which corrects the bias; without it a third of the runs fail (Zhang et al. 2021)
+        optim="adamw_torch",
+        weight_decay=settings.weight_decay,
+        adam_epsilon=settings.adam_epsilon,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.precision == "bf16",
+        # asked for by name, for bf16 is refused on a CPU that was only fallen back to
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps",
+        save_strategy="steps",
+        logging_strategy="steps",
+        eval_steps=every,
+        save_steps=every,
+        logging_steps=every,
+        # a loss that is not a number must be seen, not averaged away
+        logging_nan_inf_filter=False,
+        # the best and the last; 1 would delete the last, from which an interrupted run goes on
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{task.primary_metric}",
+        greater_is_better=True,
+        # else the patience counter starts anew after an interruption
+        restore_callback_states_from_checkpoint=True,
+        seed=recipe.seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+class _Trainer(Trainer):
+    """Trainer with our batches, our metrics, and a sampler that can be resumed."""
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        validation: Sequence[Example],
+        pad_id: int,
+        model: torch.nn.Module,
+        args: TrainingArguments,
+        training: Sequence[Example],
+    ) -> None:
+        self._task = task
+        self._lengths = [len(window) for window, _ in training]
+        self._windows = [window for window, _ in validation]
+        self._targets = [target for _, target in validation]
+        self._pad_id = pad_id
+        self._plain_model = model
+        names = model_inputs(model)
+
+        def batch(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+            tensors = to_tensors(collate([window for window, _ in examples], pad_id), names)
+            return tensors | {"labels": torch.from_numpy(np.asarray([target for _, target in examples]))}
+
+        # evaluation is ours, but Trainer insists on a data set for it
+        super().__init__(model=model, args=args, data_collator=batch, train_dataset=training, eval_dataset=validation)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        return _LengthGroupedSampler(self, self._lengths)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validation metrics by the task, on batches of similar length."""
+        outputs = predict(self._plain_model, self._windows, self._pad_id)
+        metrics = {f"eval_{key}": value for key, value in self._task.metrics(outputs, self._targets).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """Trainer's length grouping, its order drawn from seed and epoch alone.
+
+    Trainer's own sampler draws from the global generator, so that an epoch resumed in its middle has another order:
+    some rows come twice and some never.
+    """
+
+    def __init__(self, trainer: Trainer, lengths: list[int]) -> None:
+        self._trainer = trainer
+        self._lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        batch_size = self._trainer.args.train_batch_size
+        epoch = self._trainer.state.global_step // math.ceil(len(self._lengths) / batch_size)
+        generator = torch.Generator()
+        generator.manual_seed(self._trainer.args.seed + epoch)
+        indices: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
+            self._lengths, batch_size, generator=generator
+        )
+        return iter(indices)
+
+
+class _StopOnSignal(TrainerCallback):
+    """Turns the first SIGINT or SIGTERM into a checkpoint and an orderly end; the second acts as it always does."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        # elsewhere Python does not allow signal handlers
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        self.__exit__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.received is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class _Progress(TrainerCallback):
+    """One bar over all steps, on a terminal; one line after each evaluation, everywhere."""
+
+    def __init__(self, epochs: int, report: Callable[[str], None], metric: str) -> None:
+        self._epochs = epochs
+        self._report = report
+        self._metric = metric
+        self._bar: tqdm[Any] | None = None
+        self._loss = math.nan
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=None, leave=False
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        logs: dict[str, float] = more["logs"]
+        if "loss" in logs:
+            self._loss = logs["loss"]
+            if not math.isfinite(self._loss):
+                where = f"the loss is {self._loss} at step {state.global_step}"
+                raise ParitybitError(f"training diverged: {where}; lower train.learning_rate")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        value = more["metrics"][f"eval_{self._metric}"]
+        with tqdm.external_write_mode():
+            self._report(
+                f"epoch {state.epoch:.2f} of {self._epochs}: loss {self._loss:.4f}, "
+                f"validation {self._metric} {value:.4f}"
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _freeze_embeddings(model: torch.nn.Module) -> None:
+    """Before the optimizer is made: parameters frozen later stay in it, and thawed ones never come in."""
+    base: Any = getattr(model, model.base_model_prefix, model)  # type: ignore[call-overload]
+    embeddings = getattr(base, "embeddings", None) or base.get_input_embeddings()
+    for parameter in embeddings.parameters():
+        parameter.requires_grad = False
+
+
+def _last_checkpoint(work: Path) -> Path | None:
+    """The newest whole checkpoint; one that a killed process left half-written is removed."""
+    whole = []
+    for path in work.glob("checkpoint-*"):
+        if (path / _STATE_FILE).is_file():
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

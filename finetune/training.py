@@ -1,0 +1,247 @@
+"""From recipe to checkpoint directory."""
+
+import fcntl
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.base_model import BaseModelFiles, open_base_model, quiet_transformers
+from finetune.data import LabelledData, Split, load_data
+from finetune.recipe import Recipe
+from finetune.record import hardware, inputs_digest, versions, write_json
+from finetune.report import DataReport, data_report
+from tasks.base import Task, TaskSpec, load_task
+from tasks.checkpoint import METRICS_FILE, RUN_FILE, TASK_FILE, TaskFile, is_finished
+from tasks.directory import check_replaceable, publish_directory
+from tasks.encoding import Tokenizer
+from tasks.errors import ParitybitError
+
+__all__ = ["FinetuneResult", "finetune"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneResult:
+    """A finished checkpoint.
+
+    Attributes:
+        checkpoint: its directory.
+        metrics: what `metrics.json` holds: `primary_metric`, and `validation` and `test` with all metrics of the task.
+        reused: whether it was there already, made from the same inputs.
+    """
+
+    checkpoint: Path
+    metrics: dict[str, Any]
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    recipe: Recipe
+    data: LabelledData
+    base: BaseModelFiles
+    task: Task
+    digest: str
+
+
+def finetune(
+    recipe: Recipe, output: Path, *, force: bool = False, report: Callable[[str], None] = _log.info
+) -> FinetuneResult:
+    """Trains what a recipe says and publishes the checkpoint directory, whole or not at all.
+
+    Training goes on in a work directory beside `output`; stopped by Ctrl-C or SIGTERM, the same call goes on from
+    there. A finished checkpoint made from the same inputs is taken as it is.
+
+    Args:
+        recipe: with absolute paths, as `load_recipe` returns it.
+        output: the checkpoint directory; an older checkpoint of that name is replaced at the end.
+        force: trains even if nothing changed, from the beginning.
+        report: takes lines for people.
+
+    Raises:
+        RecipeError: if the base model is missing or does not fit.
+        DataError: if the data is missing or holds bad rows.
+        InterruptionError: after Ctrl-C or SIGTERM in training.
+        ParitybitError: if `output` is somebody else's directory, another run is at work on it, or training diverged.
+    """
+    output = output.absolute()
+    check_replaceable(output, TASK_FILE)
+    inputs = _open(recipe)
+    if not force and (reused := _reuse(inputs, output)):
+        report(f"{output}: unchanged, taken as it is")
+        return reused
+    with _work_directory(output, inputs.digest, anew=force) as work:
+        metrics = _train_and_publish(inputs, work, output, report)
+    return FinetuneResult(output, metrics, reused=False)
+
+
+def _open(recipe: Recipe) -> _Inputs:
+    data = load_data(recipe.data, seed=recipe.seed, labels=recipe.labels)
+    base = open_base_model(recipe.base_model, recipe.max_length)
+    task = load_task(TaskSpec(task=recipe.task, labels=data.labels, max_length=recipe.max_length))
+    return _Inputs(recipe, data, base, task, inputs_digest(recipe, data.fingerprint, base.digest))
+
+
+def _reuse(inputs: _Inputs, output: Path) -> FinetuneResult | None:
+    """The finished checkpoint, if the same inputs made it; its record then takes over today's export section."""
+    if not is_finished(output):
+        return None
+    try:
+        run = json.loads((output / RUN_FILE).read_bytes())
+        metrics = json.loads((output / METRICS_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if run.get("inputs_digest") != inputs.digest:
+        return None
+    recipe = inputs.recipe.to_json()
+    if run.get("recipe") != recipe:
+        write_json(output / RUN_FILE, run | {"recipe": recipe})
+    return FinetuneResult(output, metrics, reused=True)
+
+
+def _train_and_publish(
+    inputs: _Inputs, work: Path, output: Path, report: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    from finetune.trainer import read_training_log, train
+
+    began = time.perf_counter()
+    summary = data_report(inputs.data, inputs.base.tokenizer)
+    report(summary.to_text())
+    with quiet_transformers():
+        log = read_training_log(work)
+        if log is None:
+            log = train(
+                inputs.recipe,
+                inputs.task,
+                model=_fresh_model(inputs),
+                splits=(_examples(inputs, inputs.data.train), _examples(inputs, inputs.data.validation)),
+                pad_id=inputs.base.tokenizer.pad_id,
+                work=work,
+                report=report,
+            )
+        trained = time.perf_counter()
+        model = _load_model(inputs, log.best_checkpoint)
+        metrics = _measure(inputs, model, report)
+        timings = {
+            "training_seconds": log.seconds,
+            "measuring_seconds": round(time.perf_counter() - trained, 1),
+            "total_seconds": round(time.perf_counter() - began, 1),
+        }
+        record = _record(inputs, summary) | {"timings": timings, "training": asdict(log) | {"best_checkpoint": None}}
+        record["training"]["best_checkpoint"] = Path(log.best_checkpoint).name
+        with publish_directory(output, TASK_FILE) as draft:
+            _write(draft, inputs, model, record, metrics)
+    return metrics
+
+
+def _fresh_model(inputs: _Inputs) -> Any:
+    from transformers import set_seed
+
+    # Trainer seeds too, but only after the head was drawn
+    set_seed(inputs.recipe.seed)
+    return _load_model(inputs, inputs.base.location)
+
+
+def _load_model(inputs: _Inputs, location: str) -> Any:
+    import torch
+    import transformers
+
+    labels = dict(enumerate(inputs.data.labels))
+    try:
+        model = getattr(transformers, inputs.task.auto_model).from_pretrained(
+            location,
+            num_labels=len(labels),
+            id2label=labels,
+            label2id={label: index for index, label in labels.items()},
+            # an old head of another size is no reason to stop
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ParitybitError(f"base_model: the weights of {location} cannot be loaded: {reason}") from None
+    model.config.pad_token_id = inputs.base.tokenizer.pad_id
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+def _examples(inputs: _Inputs, split: Split) -> list[tuple[Any, Any]]:
+    windows = inputs.task.encode(inputs.base.tokenizer, split.inputs)
+    # a long input may give several windows; each learns the label of its input
+    return [(window, inputs.task.target(split.labels[window.row])) for window in windows]
+
+
+def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> dict[str, Any]:
+    """Metrics of the best model; the only time that the test rows are looked at."""
+    metrics: dict[str, Any] = {"primary_metric": inputs.task.primary_metric}
+    for split in (inputs.data.validation, inputs.data.test):
+        metrics[split.name], concerns = _measure_split(inputs, model, split, inputs.base.tokenizer)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[split.name].items())
+        report(f"{split.name}: {values}")
+        for concern in concerns:
+            report(f"warning: {split.name}: {concern}")
+    return metrics
+
+
+def _measure_split(
+    inputs: _Inputs, model: Any, split: Split, tokenizer: Tokenizer
+) -> tuple[dict[str, float], Sequence[str]]:
+    from finetune.inference import predict
+
+    outputs = predict(model, inputs.task.encode(tokenizer, split.inputs), tokenizer.pad_id)
+    targets = [inputs.task.target(label) for label in split.labels]
+    return inputs.task.metrics(outputs, targets), inputs.task.concerns(outputs)
+
+
+def _record(inputs: _Inputs, summary: DataReport) -> dict[str, Any]:
+    return {
+        "recipe": inputs.recipe.to_json(),
+        "seed": inputs.recipe.seed,
+        "inputs_digest": inputs.digest,
+        "data_fingerprint": inputs.data.fingerprint,
+        "base_model": {"name": inputs.recipe.base_model, "digest": inputs.base.digest},
+        "data_report": summary.to_json(),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def _write(draft: Path, inputs: _Inputs, model: Any, record: dict[str, Any], metrics: dict[str, Any]) -> None:
+    model.save_pretrained(draft)
+    inputs.base.hf_tokenizer.save_pretrained(draft)
+    # byte for byte what was trained on
+    (draft / "tokenizer.json").write_bytes(inputs.base.tokenizer_json)
+    write_json(draft / RUN_FILE, record)
+    write_json(draft / METRICS_FILE, metrics)
+    spec = inputs.task.spec
+    task_file = TaskFile(task=spec.task, max_length=spec.max_length, options=spec.options)
+    write_json(draft / TASK_FILE, task_file.model_dump(mode="json"))
+
+
+@contextmanager
+def _work_directory(output: Path, digest: str, anew: bool) -> Iterator[Path]:
+    """Where training keeps its checkpoints; it stays when the block raises and goes when it ends well.
+
+    What a run with other inputs left is removed, so that only the same inputs resume.
+    """
+    parent = output.parent / f".{output.name}.training"
+    parent.mkdir(parents=True, exist_ok=True)
+    with (parent / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ParitybitError(f"{output}: another fine-tuning is at work on it") from None
+        work = parent / digest[:16]
+        for other in parent.iterdir():
+            if other.is_dir() and (anew or other != work):
+                shutil.rmtree(other)
+        work.mkdir(exist_ok=True)
+        yield work
+        shutil.rmtree(parent)

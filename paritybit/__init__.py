@@ -1,0 +1,3 @@
+"""The command line of paritybit."""
+
+__all__: list[str] = []

@@ -1,0 +1,5 @@
+"""`python -m paritybit`."""
+
+from paritybit.cli import main
+
+main()

@@ -1,0 +1,223 @@
+"""`paritybit`: a thin skin over the stages, each imported only when its command runs."""
+
+import json
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn
+
+# before any stage loads a library that reads them
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+import click
+
+from tasks.errors import GateError, InputError, MissingExtraError, ParitybitError
+
+__all__ = ["cli", "main"]
+
+_EXTRA_OF = {
+    "torch": "finetune",
+    "transformers": "finetune",
+    "datasets": "finetune",
+    "accelerate": "finetune",
+    "sklearn": "finetune",
+    "onnx": "export",
+    "onnxscript": "export",
+    "bentoml": "serve",
+    "matplotlib": "bench",
+}
+
+_PATH = click.Path(path_type=Path)
+
+
+class _ExamplesCommand(click.Command):
+    """A command whose help ends with examples as they are typed."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.strip().splitlines():
+                    formatter.write(f"  {line.strip()}\n")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="paritybit")
+def cli() -> None:
+    """Fine-tune an encoder, export it to ONNX, prove that it says the same, serve it without PyTorch."""
+
+
+@cli.command(
+    cls=_ExamplesCommand,
+    epilog="""
+    paritybit finetune recipes/banking77.toml
+    paritybit finetune my.toml --set train.learning_rate=3e-5 --set train.epochs=4
+    paritybit finetune my.toml --output build/mine/checkpoint --force
+    """,
+)
+@click.argument("recipe", type=_PATH)
+@click.option("--output", type=_PATH, help="The checkpoint directory.  [default: build/NAME/checkpoint]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+@click.option("--force", is_flag=True, help="Train again even when nothing changed.")
+def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], force: bool) -> None:
+    """Fine-tune the base model of RECIPE on its data: a checkpoint directory."""
+    from finetune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from finetune.training import finetune as run
+
+    target = output or Path("build") / loaded.name / "checkpoint"
+    result = run(loaded, target, force=force, report=_say)
+    _say(f"{'up to date' if result.reused else 'finished'}: {result.checkpoint}")
+    click.echo(json.dumps(result.metrics))
+
+
+@cli.command(
+    cls=_ExamplesCommand,
+    epilog="""
+    paritybit export build/banking77/checkpoint
+    paritybit export build/banking77/checkpoint --set export.max_metric_loss=0.003
+    paritybit export ./some-hugging-face-model --recipe my.toml --output build/mine/bundle
+    """,
+)
+@click.argument("checkpoint")
+@click.option("--recipe", type=_PATH, help="Take data and limits from this recipe, not from the checkpoint's own.")
+@click.option("--output", type=_PATH, help="The bundle directory.  [default: bundle, beside the checkpoint]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+@click.option("--force", is_flag=True, help="Export again even when nothing changed.")
+def export(checkpoint: str, recipe: Path | None, output: Path | None, overrides: tuple[str, ...], force: bool) -> None:
+    """Export CHECKPOINT (a directory or a hub id) to a quantized, certified bundle."""
+    from finetune.recipe import load_recipe, recipe_of_run
+
+    chosen = load_recipe(recipe, overrides) if recipe else recipe_of_run(Path(checkpoint), overrides)
+    from export.pipeline import export_bundle
+
+    beside = Path(checkpoint).parent if Path(checkpoint).is_dir() and recipe is None else Path("build") / chosen.name
+    result = export_bundle(checkpoint, output or beside / "bundle", recipe=chosen, force=force, report=_say)
+    _say(f"{'up to date' if result.reused else 'published'}: {result.bundle}")
+    click.echo(json.dumps({"published": result.certificate["published"], "reason": result.certificate["reason"]}))
+
+
+@cli.command(
+    cls=_ExamplesCommand,
+    epilog="""
+    paritybit predict build/banking77/bundle "Where is my card?"
+    paritybit predict build/banking77/bundle "Where is my card?" "How old must I be?" -p top_k=3
+    paritybit predict build/banking77/bundle - < texts.txt
+    """,
+)
+@click.argument("bundle", type=_PATH)
+@click.argument("texts", nargs=-1, required=True)
+@click.option("-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter of the task.")
+def predict(bundle: Path, texts: tuple[str, ...], parameters: tuple[str, ...]) -> None:
+    """Answer TEXTS with BUNDLE, a JSON object a line; `-` reads a text a line from standard input."""
+    from bundle import Predictor
+
+    predictor = Predictor.load(bundle)
+    rows = [line.rstrip("\n") for line in _stdin_lines()] if texts == ("-",) else list(texts)
+    for answer in predictor(rows, **dict(map(_parameter, parameters))):
+        click.echo(json.dumps(answer, ensure_ascii=False))
+
+
+@cli.command(
+    cls=_ExamplesCommand,
+    epilog="""
+    paritybit check build/banking77/bundle
+    """,
+)
+@click.argument("bundle", type=_PATH)
+def check(bundle: Path) -> None:
+    """Verify the checksums of BUNDLE and replay its golden rows on this machine."""
+    from bundle import Predictor
+
+    predictor = Predictor.load(bundle)
+    _say(f"{len(predictor.manifest.files)} files have their certified SHA-256")
+    golden = predictor.replay_golden()
+    if not golden.same_machine:
+        certified = " ".join(predictor.manifest.instruction_set)
+        _say(f"warning: certified on another instruction set ({certified or 'unknown'}): only answers are compared")
+    summary = (
+        f"{golden.rows} golden rows, {golden.changed_answers} changed answers, max |Δlogit| {golden.max_delta:.3g}"
+    )
+    if not golden.passed:
+        raise GateError(f"{bundle}: golden rows are not reproduced: {summary} (limit {golden.tolerance:.3g})")
+    click.echo(f"{bundle}: pass: {summary}")
+
+
+@cli.command(
+    cls=_ExamplesCommand,
+    epilog="""
+    paritybit bench build/banking77/bundle
+    paritybit bench build/banking77/bundle --threads 1 --output build/banking77/bench-1-thread
+    """,
+)
+@click.argument("bundle", type=_PATH)
+@click.option("--checkpoint", type=_PATH, help="The PyTorch baseline.  [default: checkpoint, beside the bundle]")
+@click.option("--output", type=_PATH, help="Where the results go.  [default: bench, beside the bundle]")
+@click.option("--threads", type=click.IntRange(min=1), help="Of every engine.  [default: all processors]")
+@click.option("--force", is_flag=True, help="Measure again even when nothing changed.")
+def bench(bundle: Path, checkpoint: Path | None, output: Path | None, threads: int | None, force: bool) -> None:
+    """Time BUNDLE and every exported variant against PyTorch, interleaved in one run."""
+    from benchmarks.run import bench as run
+
+    run(
+        bundle,
+        checkpoint or bundle.parent / "checkpoint",
+        output=output or bundle.parent / "bench",
+        threads=threads,
+        force=force,
+        report=click.echo,
+    )
+
+
+def main() -> NoReturn:
+    """Runs the command line: a mendable error is one line (or a list) on stderr and its exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except ParitybitError as error:
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").split(".")[0]
+        if module not in _EXTRA_OF:
+            raise
+        missing = MissingExtraError(_EXTRA_OF[module], module)
+        _fail(str(missing), missing.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # the reader of our output went away; nothing is left to be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"paritybit: {message}", err=True)
+    sys.exit(code)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _stdin_lines() -> list[str]:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input: byte {error.start}: not valid UTF-8") from None
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InputError(f"parameter {text!r}: expected KEY=VALUE")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value

@@ -1,0 +1,62 @@
+"""The BentoML service: it adapts, and knows nothing of models.
+
+`bentoml serve` in a checkout serves the exported bundle; `bentoml build` makes a Bento of it.
+"""
+
+import sys
+
+import bentoml
+
+from serve.app import attach_engine, build_app
+from serve.engine import calm_garbage_collector, open_engine
+from serve.lookup import SOURCE_ROOT
+from serve.preflight import preflight
+from serve.requirements import serving_requirements
+from serve.settings import read_settings
+from serve.telemetry import SWITCHES
+from tasks.errors import ParitybitError
+
+__all__ = ["ParitybitService"]
+
+_APP = build_app()
+
+
+def _image() -> bentoml.images.Image:
+    """What `bentoml containerize` starts from; inside a Bento nobody asks for it any more."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    image = bentoml.images.Image(
+        base_image=f"python:{version}-slim",
+        distro="none",  # any other installs build-essential and git first: 830 MB
+        python_version=version,
+        lock_python_packages=False,  # serving_requirements has pinned them
+    )
+    requirements = serving_requirements(SOURCE_ROOT)
+    return image.python_packages(*requirements) if requirements else image
+
+
+@bentoml.service(
+    name="paritybit",
+    description="A certified text classifier, served without PyTorch.",
+    image=_image(),
+    envs=[{"name": name, "value": value} for name, value in SWITCHES.items()],
+    workers=1,
+)
+# the bare callable, so that every path but BentoML's probes and metrics is ours: of a Starlette object BentoML takes
+# its routes alone and answers the other paths itself, with an index page that loads a tag manager from elsewhere
+@bentoml.asgi_app(_APP.__call__, path="/")
+class ParitybitService:
+    """A certified encoder behind HTTP; ready when its golden rows were replayed."""
+
+    def __init__(self) -> None:
+        """Opens the engine; BentoML calls it once in a worker, which takes no request before."""
+        attach_engine(_APP, open_engine(read_settings()))
+        calm_garbage_collector()
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    @staticmethod
+    def refuse_to_start() -> None:
+        """Stops `bentoml serve` before its first worker, with one line, when the service would not start."""
+        try:
+            preflight()
+        except ParitybitError as error:
+            raise bentoml.exceptions.BentoMLException(str(error)) from None

@@ -1,0 +1,28 @@
+"""Fixtures that several rooms share. Heavy imports stay inside them: the serving tests run without torch."""
+
+import os
+from pathlib import Path
+
+# the tiny models are slower with more threads, many times so when tests run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from tests.toy import build_tiny_base, write_toy_data, write_toy_recipe
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model: config.json, model.safetensors, tokenizer.json, tokenizer_config.json."""
+    return build_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A finished checkpoint of three labels; its data files and recipe lie in `../data`."""
+    from finetune.recipe import load_recipe
+    from finetune.training import finetune
+
+    folder = tmp_path_factory.mktemp("toy")
+    data = write_toy_data(folder / "data")
+    return finetune(load_recipe(write_toy_recipe(data, tiny_base)), folder / "checkpoint").checkpoint

@@ -1,0 +1,29 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune.checkpoint import Checkpoint, load_checkpoint
+from tasks import TextInput, Window
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    return load_checkpoint(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def graph(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    from export.graph import export_graph
+
+    path = tmp_path_factory.mktemp("graph") / "fp32.onnx"
+    export_graph(checkpoint.model, path, opset=20)
+    yield path
+
+
+@pytest.fixture(scope="session")
+def windows(checkpoint: Checkpoint) -> list[Window]:
+    """Rows of many lengths, from one word to more than max_length."""
+    words = ["where", "is", "my", "cat", "bread", "and", "another", "horse", "train", "lost", "please"]
+    texts = [" ".join(words[(start + step) % len(words)] for step in range(1 + 2 * start)) for start in range(24)]
+    return checkpoint.tokenizer.encode([TextInput(text) for text in texts])

@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import export.pipeline
+from bundle import Predictor, read_manifest
+from bundle.manifest import verify_files
+from export.graph import GraphInfo, export_graph
+from export.pipeline import ExportResult, export_bundle
+from finetune.checkpoint import Checkpoint
+from finetune.recipe import Recipe, recipe_of_run
+from tasks.errors import GateError, ParitybitError
+
+# a random model of a few steps decides by a hair, so that int8 may change an answer: not what is tested here
+LENIENT = ("export.min_agreement=0.5", "export.max_metric_loss=0.5")
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_checkpoint: Path) -> Recipe:
+    return recipe_of_run(tiny_checkpoint, LENIENT)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_checkpoint: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("exported") / "bundle", recipe=recipe)
+
+
+def quick(tiny_checkpoint: Path, *overrides: str) -> Recipe:
+    return recipe_of_run(tiny_checkpoint, (*LENIENT, *overrides))
+
+
+def test_bundle_is_whole_and_answers_like_pytorch(exported: ExportResult, checkpoint: Checkpoint) -> None:
+    manifest = read_manifest(exported.bundle)
+    verify_files(exported.bundle, manifest)
+    names = {"model.onnx", "tokenizer.json", "config.json", "certificate.json", "certificate.html", "golden.jsonl"}
+    assert names | {"README.md"} == set(manifest.files)
+    assert manifest.task == checkpoint.spec
+    assert manifest.checkpoint_digest == checkpoint.digest
+    predictor = Predictor.load(exported.bundle)
+    report = predictor.replay_golden()
+    assert report.passed
+    assert report.max_delta == 0
+    assert len(predictor(["where is my card", "卡 😀"], top_k=2)) == 2
+
+
+def test_published_variant_does_not_depend_on_company(exported: ExportResult) -> None:
+    verdicts = {one["name"]: one["verdict"] for one in exported.certificate["variants"]}
+    assert verdicts["fp32"] == "pass"
+    assert exported.certificate["published"] in {name for name, verdict in verdicts.items() if verdict == "pass"}
+    published = next(
+        one for one in exported.certificate["variants"] if one["name"] == exported.certificate["published"]
+    )
+    assert published["max_batch_delta"] <= 1e-6
+
+
+def test_certificate_tells_the_evidence(exported: ExportResult, recipe: Recipe) -> None:
+    certificate = json.loads((exported.bundle / "certificate.json").read_text())
+    assert certificate["verdict"] == "pass"
+    assert certificate["evidence"]["test_rows"] == len(Path(recipe.data.test).read_text().splitlines())
+    fp32 = next(one for one in certificate["variants"] if one["name"] == "fp32")
+    assert {gate["name"] for gate in fp32["gates"]} == {
+        "max_logit_delta on the test rows",
+        "max_logit_delta on the edge cases",
+        "agreement",
+        "max_batch_delta",
+    }
+    assert fp32["agreement"] == 1.0
+    page = (exported.bundle / "certificate.html").read_text()
+    assert "https://" not in page
+    assert "http://" not in page
+    assert certificate["evidence"]["calibration_digest"] in page
+
+
+def test_candidates_are_kept_for_the_benchmarks(exported: ExportResult) -> None:
+    variants = exported.bundle.parent / "variants"
+    entries = json.loads((variants / "variants.json").read_text())
+    assert {entry["name"] for entry in entries} == {"fp32", "int8-dynamic", "int8-static"}
+    assert all((variants / entry["file"]).is_file() for entry in entries)
+
+
+def test_second_export_of_the_same_reuses_and_a_changed_limit_does_not(
+    exported: ExportResult, tiny_checkpoint: Path, recipe: Recipe
+) -> None:
+    created = read_manifest(exported.bundle).created
+    again = export_bundle(tiny_checkpoint, exported.bundle, recipe=recipe)
+    assert again.reused
+    assert read_manifest(exported.bundle).created == created
+    fewer = quick(tiny_checkpoint, 'export.variants=["fp32"]', "export.golden_rows=2")
+    assert not export_bundle(tiny_checkpoint, exported.bundle.parent / "other" / "bundle", recipe=fewer).reused
+
+
+def test_damaged_bundle_is_made_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = quick(tiny_checkpoint, 'export.variants=["fp32"]')
+    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe).bundle
+    with (bundle / "model.onnx").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\0\1\2\3")
+    assert not export_bundle(tiny_checkpoint, bundle, recipe=recipe).reused
+    assert Predictor.load(bundle).replay_golden().passed
+
+
+def test_wrong_graph_fails_its_gate_by_name_with_rows_and_nothing_is_published(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter is made to write another model's head: a real defect of a real graph."""
+
+    def export_another(model: object, path: Path, opset: int) -> GraphInfo:
+        import copy
+
+        import torch
+
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other.classifier.weight.mul_(-1)  # type: ignore[attr-defined]
+        return export_graph(other, path, opset)  # type: ignore[arg-type]
+
+    bundle = tmp_path / "bundle"
+    recipe = quick(tiny_checkpoint, 'export.variants=["fp32"]')
+    export_bundle(tiny_checkpoint, bundle, recipe=recipe)
+    before = (bundle / "manifest.json").read_bytes()
+    monkeypatch.setattr(export.pipeline, "export_graph", export_another)
+    with pytest.raises(GateError) as error:
+        export_bundle(tiny_checkpoint, bundle, recipe=recipe, force=True)
+    message = str(error.value)
+    assert "max_logit_delta on the test rows" in message
+    assert "test row" in message
+    assert "no bundle was published" in message
+    assert (bundle / "manifest.json").read_bytes() == before, "the bundle of before is still there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "variants"]
+
+
+def test_int8_beyond_its_limits_is_not_published_and_fp32_ships_with_the_reason(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    recipe = quick(tiny_checkpoint, 'export.variants=["fp32", "int8-dynamic"]')
+    result = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe)
+    assert result.certificate["published"] == "fp32"
+    assert "int8-dynamic failed max_batch_delta" in result.certificate["reason"]
+    assert read_manifest(result.bundle).default_variant == "fp32"
+
+
+def test_a_wanted_variant_that_fails_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = quick(tiny_checkpoint, 'export.variants=["int8-dynamic"]')
+    with pytest.raises(GateError, match="int8-dynamic: max_batch_delta"):
+        export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_somebody_elses_folder_is_not_replaced(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ParitybitError, match=r"holds no manifest\.json"):
+        export_bundle(tiny_checkpoint, tmp_path, recipe=quick(tiny_checkpoint, 'export.variants=["fp32"]'))
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_golden_rows_are_certified_outputs(exported: ExportResult) -> None:
+    from bundle.golden import read_golden
+
+    predictor = Predictor.load(exported.bundle)
+    golden = read_golden(exported.bundle / "golden.jsonl")
+    outputs = predictor.outputs(predictor.task.encode(predictor.tokenizer, [row.input for row in golden]))
+    assert all(np.array_equal(row.output, output) for row, output in zip(golden, outputs, strict=True))

@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bundle.session import Session
+from export.calibration import ActivationRange, calibrate
+from export.parity import batch_deltas, logits_of
+from export.quantization import quantizable_inputs, quantize
+from finetune.checkpoint import Checkpoint
+from tasks import Window
+
+
+def linear_graph(path: Path, weights: np.ndarray, bias: np.ndarray | None) -> Path:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["product" if bias is not None else "y"])]
+    constants = [numpy_helper.from_array(weights, "w")]
+    if bias is not None:
+        nodes.append(helper.make_node("Add", ["b", "product"], ["y"]))
+        constants.append(numpy_helper.from_array(bias, "b"))
+    shape = ["rows", weights.shape[0]]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", weights.shape[1]])],
+        constants,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def simulate(x: np.ndarray, weights: np.ndarray, bias: np.ndarray | float, limits: ActivationRange) -> np.ndarray:
+    """Static quantization by the book, in float64: q = clip(round(x / s) + z), y = s·t·Σ (q − z)·w8 + b."""
+    scale = (max(limits.high, 0) - min(limits.low, 0)) / 255
+    zero = round(-min(limits.low, 0) / scale)
+    quantized = np.clip(np.round(x / scale) + zero, 0, 255) - zero
+    weight_scale = np.abs(weights).max(axis=0) / 64
+    return (quantized @ np.round(weights / weight_scale)) * scale * weight_scale + bias
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_static_product_is_the_textbook_one(tmp_path: Path, with_bias: bool) -> None:
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(48, 24)).astype(np.float32)
+    bias = generator.normal(size=24).astype(np.float32) if with_bias else None
+    fp32 = linear_graph(tmp_path / "fp32.onnx", weights, bias)
+    limits = ActivationRange(-1.5, 3.0)
+    assert quantize(fp32, tmp_path / "int8.onnx", {"x": limits}) == 1
+    x = generator.uniform(-2.5, 4.0, size=(7, 48)).astype(np.float32)  # beyond the range on both sides
+    expected = simulate(x, weights, 0.0 if bias is None else bias, limits)
+    got = Session(tmp_path / "int8.onnx").run({"x": x})
+    # a value in the middle of two steps may go either way in float32
+    assert np.abs(got - expected).max() < 0.02
+    assert np.abs(got - expected).mean() < 1e-4
+
+
+def test_bias_goes_into_the_product(tmp_path: Path) -> None:
+    fp32 = linear_graph(tmp_path / "fp32.onnx", np.eye(8, dtype=np.float32), np.ones(8, dtype=np.float32))
+    quantize(fp32, tmp_path / "int8.onnx", {"x": ActivationRange(-1, 1)})
+    proto = onnx.load(tmp_path / "int8.onnx")
+    assert [node.op_type for node in proto.graph.node] == ["QuantizeLinear", "MatMulIntegerToFloat"]
+    assert "w" not in {tensor.name for tensor in proto.graph.initializer}, "the float weights are gone"
+
+
+@pytest.mark.parametrize("rows", [1, 8, 33])
+def test_sums_do_not_saturate_on_any_processor(tmp_path: Path, rows: int) -> None:
+    """The largest activations by the largest weights: 16-bit partial sums must not overflow without VNNI."""
+    weights = np.full((64, 32), 0.5, dtype=np.float32)
+    fp32 = linear_graph(tmp_path / "fp32.onnx", weights, None)
+    quantize(fp32, tmp_path / "int8.onnx", {"x": ActivationRange(0.0, 1.0)})
+    got = Session(tmp_path / "int8.onnx").run({"x": np.ones((rows, 64), dtype=np.float32)})
+    assert got == pytest.approx(np.full((rows, 32), 32.0), rel=1e-5)
+
+
+def test_products_of_activations_stay_float(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "z"], ["y"])],
+        "two",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 4]) for name in ("x", "z")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 4])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "fp32.onnx")
+    assert quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx") == 0
+
+
+def test_all_linears_of_the_encoder_are_found_and_shared_activations_quantized_once(
+    graph: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    layers = checkpoint.model.config.num_hidden_layers
+    assert quantize(graph, tmp_path / "dynamic.onnx") == 6 * layers
+    operators = [node.op_type for node in onnx.load(tmp_path / "dynamic.onnx").graph.node]
+    assert operators.count("MatMulIntegerToFloat") == 6 * layers
+    assert operators.count("DynamicQuantizeLinear") == 4 * layers, "query, key and value share one"
+
+
+def test_static_answers_alike_in_any_company_and_dynamic_does_not(
+    graph: Path, checkpoint: Checkpoint, windows: list[Window], tmp_path: Path
+) -> None:
+    pad_id = checkpoint.pad_token_id
+    ranges = calibrate(graph, quantizable_inputs(graph), windows, pad_id)
+    quantize(graph, tmp_path / "static.onnx", ranges)
+    quantize(graph, tmp_path / "dynamic.onnx")
+    static, dynamic = Session(tmp_path / "static.onnx").run, Session(tmp_path / "dynamic.onnx").run
+    assert batch_deltas(static, windows, pad_id).max() <= 1e-6
+    assert batch_deltas(dynamic, windows, pad_id).max() > 1e-4
+    fp32 = logits_of(Session(graph).run, windows, pad_id)
+    spread = np.ptp(np.stack(fp32))
+    for engine in (static, dynamic):
+        assert np.abs(np.stack(logits_of(engine, windows, pad_id)) - np.stack(fp32)).max() < 0.1 * spread + 0.01

@@ -1,0 +1,331 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.recipe import DataSection, Recipe, TrainSection, load_recipe
+from finetune.training import FinetuneResult, finetune
+from tasks.errors import ParitybitError, RecipeError
+from tests.toy import write_toy_data, write_toy_recipe
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["train.epochs=1", "train.batch_size=12"]
+
+RUN = """
+import sys
+from pathlib import Path
+from finetune.recipe import load_recipe
+from finetune.training import finetune
+from tasks.errors import ParitybitError
+recipe, output, *overrides = sys.argv[1:]
+try:
+    finetune(load_recipe(Path(recipe), overrides), Path(output), report=lambda line: print(line, flush=True))
+except ParitybitError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    return write_toy_recipe(write_toy_data(tmp_path_factory.mktemp("data")), tiny_base)
+
+
+@pytest.fixture(scope="module")
+def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., FinetuneResult]:
+    """Trains one short epoch, with overrides, into a directory of its own unless one is given."""
+
+    def train(*overrides: str, output: Path | None = None, **more: Any) -> FinetuneResult:
+        target = output or tmp_path_factory.mktemp("run") / "checkpoint"
+        return finetune(load_recipe(recipe_file, [*SHORT, *overrides]), target, **more)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def short(run: Callable[..., FinetuneResult]) -> FinetuneResult:
+    return run()
+
+
+def read(result: FinetuneResult, name: str) -> Any:
+    return json.loads((result.checkpoint / name).read_text())
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint / "model.safetensors")
+
+
+def same_weights(left: Path, right: Path) -> bool:
+    a, b = weights(left), weights(right)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_contract_is_written(tiny_checkpoint: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    names = {path.name for path in tiny_checkpoint.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} < names
+    assert {"run.json", "metrics.json", "task.json"} < names
+    assert not [path for path in tiny_checkpoint.parent.iterdir() if path.name.startswith(".")]
+    assert json.loads((tiny_checkpoint / "task.json").read_text()) == {
+        "schema_version": 1,
+        "task": "single_label",
+        "max_length": 48,
+        "options": {},
+    }
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint)
+    assert model.config.id2label == {0: "animal", 1: "food", 2: "vehicle"}
+    assert model.config.label2id == {"animal": 0, "food": 1, "vehicle": 2}
+
+
+def test_the_record_holds_what_a_later_reader_needs(tiny_checkpoint: Path) -> None:
+    record = json.loads((tiny_checkpoint / "run.json").read_text())
+    recipe = Recipe.model_validate(record["recipe"])
+    assert recipe == load_recipe(tiny_checkpoint.parent / "data" / "toy.toml")
+    assert record["seed"] == 7
+    assert record["data_report"]["splits"]["train"]["rows"] == 60
+    assert record["versions"]["torch"] == torch.__version__
+    assert {"cpu", "threads", "instruction_set", "device"} == record["hardware"].keys()
+    assert record["timings"]["training_seconds"] > 0
+    assert all(re.fullmatch("[0-9a-f]{64}", record[key]) for key in ("inputs_digest", "data_fingerprint"))
+
+
+def test_it_learns_and_keeps_the_best(tiny_checkpoint: Path) -> None:
+    metrics = json.loads((tiny_checkpoint / "metrics.json").read_text())
+    history = json.loads((tiny_checkpoint / "run.json").read_text())["training"]["history"]
+    assert metrics["primary_metric"] == "accuracy"
+    assert metrics["test"]["accuracy"] > 0.6
+    evaluated = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
+    # measured again, by the published weights
+    assert metrics["validation"]["accuracy"] == max(evaluated)
+
+
+def test_unchanged_inputs_are_not_trained_again(run: Callable[..., FinetuneResult], tmp_path: Path) -> None:
+    output = tmp_path / "out" / "checkpoint"
+    first = run(output=output)
+    stamp = (output / "model.safetensors").stat().st_mtime_ns
+    lines: list[str] = []
+    second = run(output=output, report=lines.append)
+    assert (first.reused, second.reused) == (False, True)
+    assert (output / "model.safetensors").stat().st_mtime_ns == stamp
+    assert second.metrics == first.metrics
+    assert "unchanged" in lines[-1]
+    # the export section changes nothing that is trained, but export reads it from the record
+    third = run("export.golden_rows=5", output=output)
+    assert third.reused
+    assert read(third, "run.json")["recipe"]["export"]["golden_rows"] == 5
+    assert not run("train.weight_decay=0.5", output=output).reused
+    assert not run("train.weight_decay=0.5", output=output, force=True).reused
+    assert [path.name for path in output.parent.iterdir()] == ["checkpoint"]
+
+
+def test_changed_data_is_trained_again(tmp_path: Path, tiny_base: Path) -> None:
+    path = write_toy_recipe(write_toy_data(tmp_path / "data"), tiny_base)
+    output = tmp_path / "checkpoint"
+    first = finetune(load_recipe(path, SHORT), output)
+    write_toy_data(tmp_path / "data", train=63)
+    second = finetune(load_recipe(path, SHORT), output)
+    assert not second.reused
+    assert not list(tmp_path.glob(".*"))
+    assert read(second, "run.json")["data_report"]["splits"]["train"]["rows"] == 63
+    assert first.checkpoint == second.checkpoint
+
+
+def test_the_same_seed_gives_the_same_weights(run: Callable[..., FinetuneResult], short: FinetuneResult) -> None:
+    assert same_weights(run().checkpoint, short.checkpoint)
+    assert not same_weights(run("seed=8").checkpoint, short.checkpoint)
+
+
+def test_somebody_elses_directory_is_refused_before_training(
+    run: Callable[..., FinetuneResult], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ParitybitError, match=r"exists and holds no task\.json"):
+        run(output=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_problems_with_the_base_model(run: Callable[..., FinetuneResult], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such directory"):
+        run(f"base_model={tmp_path}/none")
+    with pytest.raises(RecipeError, match="max_length: found 200; expected at most 128"):
+        run("max_length=200")
+
+
+def test_two_runs_do_not_share_an_output(run: Callable[..., FinetuneResult], tmp_path: Path) -> None:
+    import fcntl
+
+    work = tmp_path / ".checkpoint.training"
+    work.mkdir()
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ParitybitError, match="another fine-tuning is at work"):
+            run(output=tmp_path / "checkpoint")
+
+
+def test_divergence_is_an_error_and_the_old_checkpoint_stays(
+    run: Callable[..., FinetuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertForSequenceClassification
+
+    output = tmp_path / "checkpoint"
+    run(output=output)
+    before = weights(output)
+    forward = BertForSequenceClassification.forward
+
+    def diverging(self: Any, **batch: Any) -> Any:
+        result = forward(self, **batch)
+        if result.loss is not None:
+            result.loss = result.loss * float("nan")
+        return result
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", diverging)
+    with pytest.raises(ParitybitError, match=r"training diverged: the loss is nan at step \d+; lower train"):
+        run("train.learning_rate=0.9", output=output)
+    assert all(torch.equal(before[name], now) for name, now in weights(output).items())
+
+
+# What each key of [train] changes, beside the short run: its weights, or what the function tells of the record.
+TRAIN_KEYS: dict[str, tuple[list[str], Callable[[dict[str, Any]], bool] | None]] = {
+    "learning_rate": (["train.learning_rate=1e-3"], None),
+    "epochs": (["train.epochs=2"], lambda run: run["training"]["steps"] == 10),
+    "batch_size": (["train.batch_size=20"], lambda run: run["training"]["steps"] == 3),
+    "warmup_ratio": (["train.warmup_ratio=0.9"], None),
+    "weight_decay": (["train.weight_decay=0.9"], None),
+    "adam_epsilon": (["train.adam_epsilon=0.1"], None),
+    "max_grad_norm": (["train.max_grad_norm=1e-3", "train.adam_epsilon=1e-3"], None),
+    "evaluations_per_epoch": (
+        ["train.evaluations_per_epoch=5", "train.early_stopping_patience=0"],
+        lambda run: _evaluations(run) == 5,
+    ),
+    # a rate so small that no evaluation is better than the first
+    "early_stopping_patience": (
+        ["train.epochs=9", "train.learning_rate=1e-12", "train.early_stopping_patience=2"],
+        lambda run: _evaluations(run) == 3,
+    ),
+    "freeze_embeddings": (["train.freeze_embeddings=true"], None),
+    "precision": (["train.precision=bf16"], None),
+}
+
+
+def _evaluations(record: dict[str, Any]) -> int:
+    return sum("eval_accuracy" in entry for entry in record["training"]["history"])
+
+
+def test_the_table_holds_every_train_key() -> None:
+    assert TRAIN_KEYS.keys() == TrainSection.model_fields.keys()
+
+
+@pytest.mark.parametrize("key", TRAIN_KEYS)
+def test_every_train_key_does_something(key: str, run: Callable[..., FinetuneResult], short: FinetuneResult) -> None:
+    overrides, tells = TRAIN_KEYS[key]
+    changed = run(*overrides)
+    if tells is None:
+        assert not same_weights(changed.checkpoint, short.checkpoint)
+    else:
+        assert not tells(read(short, "run.json"))
+        assert tells(read(changed, "run.json"))
+
+
+def test_gradient_clipping_alone_changes_the_weights(run: Callable[..., FinetuneResult]) -> None:
+    # beside a large epsilon, for Adam's step does not depend on the gradient's scale
+    loose = run("train.adam_epsilon=1e-3")
+    tight = run("train.adam_epsilon=1e-3", "train.max_grad_norm=1e-3")
+    assert not same_weights(loose.checkpoint, tight.checkpoint)
+
+
+def test_frozen_embeddings_stay_as_they_were(run: Callable[..., FinetuneResult], tiny_base: Path) -> None:
+    frozen = weights(run("train.freeze_embeddings=true").checkpoint)
+    base = load_file(tiny_base / "model.safetensors")
+    names = [name for name in base if name.startswith("embeddings.")]
+    assert names
+    assert all(torch.equal(base[name], frozen[f"bert.{name}"]) for name in names)
+
+
+def test_patience_0_never_stops(run: Callable[..., FinetuneResult]) -> None:
+    patient = run("train.epochs=5", "train.learning_rate=1e-12", "train.early_stopping_patience=0")
+    assert _evaluations(read(patient, "run.json")) == 5
+
+
+def test_no_data_key_is_dead() -> None:
+    sources = [path.read_text() for path in (ROOT / "finetune").glob("*.py") if path.name != "recipe.py"]
+    for key in [*DataSection.model_fields, *TrainSection.model_fields]:
+        assert any(re.search(rf"\.{key}\b", source) for source in sources), key
+
+
+def start(recipe: Path, output: Path, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(recipe), str(output), *overrides],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_training_keeps_progress_and_the_old_checkpoint(
+    recipe_file: Path, run: Callable[..., FinetuneResult], tmp_path: Path, number: signal.Signals
+) -> None:
+    output = tmp_path / "out" / "checkpoint"
+    run(output=output)
+    before = weights(output)
+    # three evaluations in each epoch, so that the signal falls into the middle of one
+    overrides = ["train.epochs=12", "train.evaluations_per_epoch=3", "train.early_stopping_patience=0"]
+    process = start(recipe_file, output, *overrides)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2."):
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    message = re.search(rf"stopped by {number.name} at step (\d+) of 120; run the same command again", errors)
+    assert message, errors
+    assert "Traceback" not in errors
+    assert all(torch.equal(before[name], now) for name, now in weights(output).items())
+
+    started = time.monotonic()
+    resumed = finetune(load_recipe(recipe_file, overrides), output)
+    record = read(resumed, "run.json")["training"]
+    assert record["resumed_at"] == int(message[1]) > 20
+    assert record["steps"] == 120
+    assert time.monotonic() - started < 60
+    assert [path.name for path in output.parent.iterdir()] == ["checkpoint"]
+    # not a row twice, not a row left out, not a random number lost: as if it had never been stopped
+    whole = finetune(load_recipe(recipe_file, overrides), tmp_path / "whole")
+    assert same_weights(whole.checkpoint, resumed.checkpoint)
+
+
+def test_another_recipe_does_not_resume(recipe_file: Path, run: Callable[..., FinetuneResult], tmp_path: Path) -> None:
+    output = tmp_path / "checkpoint"
+    left = tmp_path / ".checkpoint.training" / ("0" * 16) / "checkpoint-3"
+    left.mkdir(parents=True)
+    (left / "trainer_state.json").write_text("{}")
+    assert read(run(output=output), "run.json")["training"]["resumed_at"] == 0
+    assert not left.exists()
+
+
+def test_collapse_and_labels_never_predicted_are_told(run: Callable[..., FinetuneResult]) -> None:
+    from tasks import TaskSpec, load_task
+
+    task = load_task(TaskSpec(task="single_label", labels=("a", "b", "c"), max_length=8))
+    one_hot = list(torch.eye(3).numpy())
+    assert task.concerns(one_hot) == []
+    assert task.concerns(one_hot[:2]) == ["1 of 3 labels are never predicted: c"]
+    assert task.concerns(one_hot[:1] * 5) == ["the model collapsed: it always predicts 'a'"]
+    lines: list[str] = []
+    # a rate that learns nothing: the random head's favourite wins
+    run("train.learning_rate=1e-12", report=lines.append)
+    assert any(line.startswith("warning: test: ") for line in lines)

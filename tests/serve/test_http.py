@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from serve.http import HuggingFaceRequest, PredictRequest, TooLargeError, check_limits, parse_request
+from serve.settings import ServeSettings
+from tasks import TextInput
+from tasks.errors import InputError
+
+
+def body(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ("a", [TextInput("a")]),
+        (["a", "b"], [TextInput("a"), TextInput("b")]),
+        ({"text": "a"}, [TextInput("a")]),
+        ({"text": "a", "text_pair": "b"}, [TextInput("a", "b")]),
+        (["a", {"text": "b", "text_pair": "c"}], [TextInput("a"), TextInput("b", "c")]),
+        ("  卡 💳 é ", [TextInput("  卡 💳 é ")]),
+    ],
+)
+def test_inputs(inputs: object, expected: list[TextInput]) -> None:
+    assert parse_request(body({"inputs": inputs}), PredictRequest) == (expected, {})
+
+
+def test_parameters_that_are_null_count_as_missing() -> None:
+    request = {"inputs": "a", "parameters": {"top_k": 2, "function_to_apply": None}}
+    assert parse_request(body(request), PredictRequest)[1] == {"top_k": 2}
+    assert parse_request(body({"inputs": "a", "parameters": None}), PredictRequest)[1] == {}
+
+
+def test_options_belong_to_the_hugging_face_form_alone() -> None:
+    request = body({"inputs": "a", "options": {"wait_for_model": True}})
+    assert parse_request(request, HuggingFaceRequest)[0] == [TextInput("a")]
+    with pytest.raises(InputError, match=r"^options: unknown key$"):
+        parse_request(request, PredictRequest)
+
+
+BAD_BODIES = [
+    (b"", "malformed JSON: EOF while parsing a value"),
+    (b"{", "malformed JSON: EOF while parsing an object"),
+    (b'{"inputs": "a",}', "malformed JSON: trailing comma"),
+    (b'{"inputs": "\xff"}', "malformed JSON: invalid unicode code point .*must be UTF-8"),
+    (b'{"inputs": "\\ud800"}', "malformed JSON: .*a surrogate stands without its other half"),
+    (b'{"inputs": "\\udc00 a"}', "malformed JSON: .*a surrogate stands without its other half"),
+    (b"[" * 100_000, "malformed JSON: recursion limit exceeded"),
+    (b"[]", "expected a JSON object like"),
+    (b'"text"', "expected a JSON object like"),
+    (b"null", "expected a JSON object like"),
+    (b"{}", "inputs: missing"),
+    (body({"text": "a"}), "inputs: missing"),
+    (body({"inputs": "a", "parameter": {}}), "parameter: unknown key"),
+    (body({"inputs": None}), 'inputs: expected a text, {"text", "text_pair"}, or a list of them'),
+    (body({"inputs": 7}), 'inputs: expected a text, {"text", "text_pair"}, or a list of them'),
+    (body({"inputs": ""}), "inputs: the text is empty"),
+    (body({"inputs": " \n\t"}), "inputs: the text is empty"),
+    (body({"inputs": []}), "inputs: the list is empty"),
+    (body({"inputs": ["a", ""]}), r"inputs\[1\]: the text is empty"),
+    (body({"inputs": ["a", 7]}), r'inputs\[1\]: expected a text or {"text", "text_pair"}'),
+    (body({"inputs": ["a", ["b"]]}), r'inputs\[1\]: expected a text or {"text", "text_pair"}'),
+    (body({"inputs": ["a", None]}), r'inputs\[1\]: expected a text or {"text", "text_pair"}'),
+    (body({"inputs": {"text": 7}}), "inputs.text: expected a text"),
+    (body({"inputs": {"text_pair": "b"}}), "inputs.text: missing"),
+    (body({"inputs": [{"text": "a", "pair": "b"}]}), r"inputs\[0\].pair: unknown key"),
+    (body({"inputs": [{"text": "a", "text_pair": ""}]}), r"inputs\[0\].text_pair: the text is empty"),
+    (body({"inputs": "a", "parameters": [1]}), "parameters: Input should be"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_BODIES, ids=[str(row[1]) for row in BAD_BODIES])
+@pytest.mark.parametrize("form", [PredictRequest, HuggingFaceRequest])
+def test_a_bad_body_is_one_clear_line(content: bytes, message: str, form: type[PredictRequest]) -> None:
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        parse_request(content, form)
+    assert "\n" not in str(caught.value)
+    assert "<" not in str(caught.value)
+
+
+def test_limits_are_inclusive_and_named() -> None:
+    settings = ServeSettings(max_texts=2, max_text_chars=3)
+    check_limits([TextInput("abc"), TextInput("a", "abc")], settings)
+    with pytest.raises(TooLargeError, match=r"^inputs: 3 texts, at most 2 are taken \(PARITYBIT_MAX_TEXTS\)$"):
+        check_limits([TextInput("a")] * 3, settings)
+    with pytest.raises(TooLargeError, match=r"^inputs\[1\]: 4 characters, at most 3 .*PARITYBIT_MAX_TEXT_CHARS"):
+        check_limits([TextInput("a"), TextInput("a", "abcd")], settings)
+
+
+def test_characters_are_counted_not_bytes() -> None:
+    check_limits([TextInput("💳💳💳")], ServeSettings(max_text_chars=3))
