@@ -26,3 +26,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -
     folder = tmp_path_factory.mktemp("toy")
     data = write_toy_data(folder / "data")
     return finetune(load_recipe(write_toy_recipe(data, tiny_base)), folder / "checkpoint").checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certified bundle of a random classifier with real arithmetic: embeddings, masked mean, linear layer."""
+    from tests.bundles import write_bundle
+
+    directory = tmp_path_factory.mktemp("tiny") / "build" / "tiny" / "bundle"
+    directory.mkdir(parents=True)
+    write_bundle(directory)
+    return directory

@@ -15,7 +15,7 @@ from serve.engine import Engine, open_engine
 from serve.settings import ServeSettings
 from tasks import TextInput
 from tasks.errors import BundleError, InputError
-from tests.serve.conftest import seal
+from tests.bundles import seal
 
 
 @pytest.fixture

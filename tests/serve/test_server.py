@@ -13,7 +13,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from bundle import Predictor
 from tasks import TextInput
-from tests.serve.conftest import LABELS, Server
+from tests.bundles import LABELS
+from tests.serve.conftest import Server
 
 TEXTS = ["Where is my card?", "卡在哪里 💳", "I lost my card 👩‍👩‍👧‍👦", "é́́\u0000\u200b", "𝕏 العربية"]
 

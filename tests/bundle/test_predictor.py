@@ -1,0 +1,159 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bundle.predictor
+from bundle import Predictor
+from bundle.golden import GoldenRow, read_golden, write_golden
+from bundle.manifest import SessionSettings, read_manifest
+from bundle.session import Session
+from tasks import TextInput
+from tasks.errors import BundleError, InputError
+from tests.bundles import LABELS, MAX_LENGTH, seal
+
+TEXTS = ["Where is my card?", "卡在哪里", "I lost my card 💳 " * 30, "blocked", "", "שלום", "what is the exchange rate"]
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_bundle: Path) -> Predictor:
+    return Predictor.load(tiny_bundle)
+
+
+def test_answers_come_in_order_whatever_the_batches(predictor: Predictor) -> None:
+    together = predictor(TEXTS)
+    for text, answer in zip(TEXTS, together, strict=True):
+        (alone,) = predictor(text)
+        assert [entry["label"] for entry in alone["labels"]] == [entry["label"] for entry in answer["labels"]]
+        assert [entry["score"] for entry in alone["labels"]] == pytest.approx(
+            [entry["score"] for entry in answer["labels"]], abs=1e-5
+        )
+    assert [answer["truncated"] for answer in together] == [False, False, True, False, False, False, False]
+    assert set(LABELS) == {entry["label"] for entry in together[0]["labels"]}
+
+
+def test_fifty_thousand_characters_are_answered_and_told(predictor: Predictor) -> None:
+    (answer,) = predictor("lost card " * 5_000)
+    assert answer["truncated"] is True
+
+
+def test_no_inputs_no_answers(predictor: Predictor) -> None:
+    assert predictor([]) == []
+
+
+def test_pairs_are_inputs_too(predictor: Predictor) -> None:
+    assert len(predictor([TextInput("my card", "lost")], top_k=1)[0]["labels"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [({"top_k": 0}, "parameter top_k"), ({"topk": 3}, "parameter topk: Extra inputs"), ({"top_k": "many"}, "top_k")],
+)
+def test_wrong_parameters_are_named(predictor: Predictor, parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        predictor("card", **parameters)
+
+
+def test_what_is_no_text_is_refused(predictor: Predictor) -> None:
+    with pytest.raises(InputError, match="expected a text, got int"):
+        predictor([1])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="input 0: expected Unicode text"):
+        predictor("\ud800")
+
+
+def test_micro_batches_keep_the_budget(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Predictor.load(tiny_bundle, token_budget=64)
+    shapes = []
+    run = small.session.run
+    monkeypatch.setattr(small.session, "run", lambda batch: shapes.append(batch["input_ids"].shape) or run(batch))
+    small(["lost card"] * 100 + ["what is the exchange rate today"] * 10)
+    assert sum(rows for rows, _ in shapes) == 110
+    assert max(rows * tokens for rows, tokens in shapes) <= 64
+
+
+def test_warm_up_covers_the_length_range(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+    run = predictor.session.run
+    monkeypatch.setattr(
+        predictor.session, "run", lambda batch: lengths.append(batch["input_ids"].shape[1]) or run(batch)
+    )
+    predictor.warm_up()
+    assert (min(lengths), max(lengths)) == (1, MAX_LENGTH)
+
+
+def test_threads_are_those_asked_for_or_available(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Predictor.load(tiny_bundle, threads=3).session.threads == 3
+    monkeypatch.setattr("bundle.session.available_cpus", lambda: 5)
+    assert Predictor.load(tiny_bundle).session.threads == 5
+
+
+def test_golden_rows_are_reproduced(predictor: Predictor) -> None:
+    report = predictor.replay_golden()
+    assert (report.passed, report.changed_answers, report.rows) == (True, 0, 6)
+
+
+def test_other_outputs_fail_on_the_same_machine_and_answers_count_elsewhere(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    rows = read_golden(directory / "golden.jsonl")
+    write_golden(directory / "golden.jsonl", [GoldenRow(row.input, row.output + np.float32(0.01)) for row in rows])
+    seal(directory, read_manifest(directory))
+    shifted = Predictor.load(directory).replay_golden()
+    assert not shifted.passed
+    assert shifted.changed_answers == 0
+    monkeypatch.setattr(bundle.predictor, "instruction_set", lambda: ("another",))
+    assert Predictor.load(directory).replay_golden().passed
+    write_golden(directory / "golden.jsonl", [GoldenRow(row.input, -row.output) for row in rows])
+    seal(directory, read_manifest(directory))
+    assert not Predictor.load(directory).replay_golden().passed
+
+
+def test_damaged_bundle_is_not_loaded(tiny_bundle: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (directory / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(BundleError, match=r"model\.onnx: changed"):
+        Predictor.load(directory)
+    with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
+        Predictor.load(directory, verify=False)
+
+
+def test_another_graph_than_the_manifests_is_not_served(tiny_bundle: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    manifest = read_manifest(directory)
+    seal(directory, manifest.model_copy(update={"inputs": manifest.inputs[:2]}))
+    with pytest.raises(BundleError, match="inputs or outputs are not the manifest's"):
+        Predictor.load(directory)
+
+
+@pytest.mark.parametrize("content", ["", "{}\n", '{"text": "a", "output": "b"}\n'])
+def test_unreadable_golden_rows_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "golden.jsonl").write_text(content)
+    with pytest.raises(BundleError, match=r"golden\.jsonl"):
+        read_golden(tmp_path / "golden.jsonl")
+
+
+def test_disabled_fusions_reach_the_session(tiny_bundle: Path) -> None:
+    session = Session(tiny_bundle / "model.onnx", SessionSettings(disabled_optimizers=("SkipLayerNormFusion",)))
+    assert session.run(
+        {name: np.ones((1, 4), dtype=np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    ).shape == (1, 5)
+
+
+def test_bundle_needs_neither_torch_nor_transformers(tiny_bundle: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'transformers', 'datasets', 'onnx', 'sklearn'}:\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import json; from bundle import Predictor\n"
+        "print(json.dumps(Predictor.load(sys.argv[1])(['Where is my card?'], top_k=1)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_bundle)], capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)[0]["labels"]) == 1

@@ -1,0 +1,182 @@
+"""The command line as a user types it: real processes, their exit codes and what they say."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from paritybit.cli import cli
+
+COMMANDS = sorted(cli.commands)
+
+
+def paritybit(
+    *arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "paritybit", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd)
+
+
+def said(done: subprocess.CompletedProcess[bytes]) -> str:
+    return done.stderr.decode().strip()
+
+
+def test_help_comes_in_well_under_a_second() -> None:
+    fastest = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        assert paritybit("--help").returncode == 0
+        fastest = min(fastest, time.perf_counter() - started)
+    assert fastest < 1.0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_examples_that_parse(name: str) -> None:
+    command = cli.commands[name]
+    assert command.epilog is not None
+    examples = [line.strip() for line in command.epilog.strip().splitlines()]
+    assert examples
+    for example in examples:
+        words = shlex.split(example.partition("<")[0])
+        assert words[:2] == ["paritybit", name]
+        command.make_context(name, words[2:])
+    text = command.get_help(click.Context(command))
+    assert all(example in text for example in examples)
+
+
+def test_no_stage_is_imported_for_help() -> None:
+    code = "import sys, paritybit.cli; print({'torch', 'transformers', 'onnxruntime', 'bentoml'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"set()\n"
+
+
+def test_predict_answers_a_line_a_text(tiny_bundle: Path) -> None:
+    done = paritybit("predict", tiny_bundle, "Where is my card?", "卡在哪里 😀", "-p", "top_k=2")
+    assert done.returncode == 0
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [len(answer["labels"]) for answer in answers] == [2, 2]
+
+
+def test_predict_reads_standard_input(tiny_bundle: Path) -> None:
+    done = paritybit("predict", tiny_bundle, "-", stdin=b"one\ntwo\n")
+    assert len(done.stdout.splitlines()) == 2
+    broken = paritybit("predict", tiny_bundle, "-", stdin=b"one\ntw\xff\n")
+    assert (broken.returncode, said(broken)) == (7, "paritybit: standard input: byte 6: not valid UTF-8")
+
+
+def test_predict_refuses_an_unknown_parameter_in_one_line(tiny_bundle: Path) -> None:
+    done = paritybit("predict", tiny_bundle, "text", "-p", "topk=2")
+    assert done.returncode == 7
+    assert said(done).startswith("paritybit: parameter topk:")
+    assert "\n" not in said(done)
+
+
+def test_check_passes_a_whole_bundle_and_names_a_damaged_file(tiny_bundle: Path, tmp_path: Path) -> None:
+    done = paritybit("check", tiny_bundle)
+    assert done.returncode == 0
+    assert b"pass: 6 golden rows, 0 changed answers" in done.stdout
+    damaged = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    content = bytearray((damaged / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (damaged / "model.onnx").write_bytes(content)
+    done = paritybit("check", damaged)
+    assert done.returncode == 5
+    assert said(done) == f"paritybit: {damaged / 'model.onnx'}: changed: its SHA-256 is not the manifest's"
+
+
+def test_check_says_when_golden_rows_differ(tiny_bundle: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    from bundle import read_manifest
+    from bundle.golden import GoldenRow, read_golden, write_golden
+    from tests.bundles import seal
+
+    other = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    rows = read_golden(other / "golden.jsonl")
+    write_golden(other / "golden.jsonl", [GoldenRow(row.input, row.output + np.float32(0.5)) for row in rows])
+    seal(other, read_manifest(other))
+    done = paritybit("check", other)
+    assert done.returncode == 6
+    assert "golden rows are not reproduced: 6 golden rows, 0 changed answers, max |Δlogit| 0.5" in said(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("finetune", "absent.toml"), 2, "absent.toml: no such recipe"),
+        (("export", "absent"), 4, "absent: no run.json"),
+        (("predict", "absent", "text"), 5, "absent: not a bundle (manifest.json is missing)"),
+        (("check", "absent"), 5, "absent: not a bundle (manifest.json is missing)"),
+        (("bench", "absent"), 5, "absent: not a bundle (manifest.json is missing)"),
+    ],
+)
+def test_what_is_missing_is_one_line_and_its_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = paritybit(*arguments, cwd=tmp_path)
+    assert (done.returncode, message in said(done), "\n" in said(done)) == (code, True, False), said(done)
+
+
+def test_recipe_problems_are_listed_together(tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text(
+        'name = "x"\nbase_model = "y"\nepoch = 3\n[data]\ntrain = "a"\ntest = "b"\n[train]\nepochs = "4"\n'
+    )
+    done = paritybit("finetune", recipe, "--set", "train.warmup_ratio=2")
+    assert done.returncode == 2
+    for key in ("epoch", "train.epochs", "train.warmup_ratio"):
+        assert f"\n  {key}: " in said(done)
+
+
+def test_unknown_option_is_a_usage_error() -> None:
+    done = paritybit("export", "x", "--fast")
+    assert done.returncode == 2
+    assert "No such option" in said(done)
+
+
+def test_an_absent_extra_is_told_with_the_command(tiny_bundle: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "sys.argv = ['paritybit', 'export', sys.argv[1]]\n"
+        "from paritybit.cli import main; main()\n"
+    )
+    checkpoint = tiny_bundle.parent
+    (checkpoint / "run.json").write_text(
+        json.dumps({"recipe": {"name": "x", "base_model": "y", "data": {"train": "a", "test": "b"}}})
+    )
+    command = [sys.executable, "-c", code, str(checkpoint)]
+    done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+    assert (done.returncode, said(done)) == (
+        8,
+        "paritybit: torch is not installed; run: pip install 'paritybit[finetune]'",
+    )
+
+
+def test_the_whole_way_on_a_tiny_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """finetune → export → check → predict → again, through the command line alone."""
+    recipe = tiny_checkpoint.parent / "data" / "toy.toml"
+    lenient = ["--set", "export.min_agreement=0.5", "--set", "export.max_metric_loss=0.5"]
+    trained = paritybit("finetune", recipe, cwd=tmp_path)
+    assert trained.returncode == 0, said(trained)
+    assert json.loads(trained.stdout)["primary_metric"] == "accuracy"
+    checkpoint, bundle = tmp_path / "build/toy/checkpoint", tmp_path / "build/toy/bundle"
+    exported = paritybit("export", checkpoint, *lenient, cwd=tmp_path)
+    assert exported.returncode == 0, said(exported)
+    assert paritybit("check", bundle).returncode == 0
+    assert json.loads(paritybit("predict", bundle, "where is the cat").stdout)["labels"]
+    again = paritybit("finetune", recipe, cwd=tmp_path)
+    assert "up to date" in said(again)
+    again = paritybit("export", checkpoint, *lenient, cwd=tmp_path)
+    assert "up to date" in said(again)
+    assert sorted(path.name for path in (tmp_path / "build/toy").iterdir()) == ["bundle", "checkpoint", "variants"]

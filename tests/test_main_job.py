@@ -1,0 +1,152 @@
+"""The main job on the embedded default: real data, the real base model, every stage, the figures that are promised.
+
+Works in the checkout's own build folder, as `make demo` does, so that whichever runs second reuses what is there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.report import BenchReport
+from bundle import Predictor
+from finetune.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "recipes" / "banking77.toml"
+BUILD = ROOT / "build" / "banking77"
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1500)]
+
+
+def environment() -> Mapping[str, str]:
+    """Without the limit that the other tests set for their tiny models."""
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Path:
+    run("-m", "paritybit", "finetune", RECIPE)
+    return BUILD / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Path:
+    run("-m", "paritybit", "export", checkpoint)
+    return BUILD / "bundle"
+
+
+@pytest.fixture(scope="module")
+def certificate(bundle: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((bundle / "certificate.json").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def results(bundle: Path) -> BenchReport:
+    run("-m", "paritybit", "bench", bundle)
+    return BenchReport.model_validate_json((BUILD / "bench" / "bench.json").read_bytes())
+
+
+def variant(certificate: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return next(one for one in certificate["variants"] if one["name"] == name)
+
+
+def test_checkpoint_reaches_its_accuracy(checkpoint: Path) -> None:
+    metrics = json.loads((checkpoint / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] >= 0.915
+
+
+def test_fp32_says_what_pytorch_says_on_all_rows(certificate: dict[str, Any]) -> None:
+    assert certificate["evidence"]["test_rows"] == 3080
+    assert certificate["fused_attentions"] == 6
+    fp32 = variant(certificate, "fp32")
+    assert fp32["verdict"] == "pass"
+    assert fp32["agreement"] == 1.0
+    assert fp32["delta_quantiles"]["p100"] <= 1e-4
+
+
+def test_static_int8_is_published_within_its_budget(certificate: dict[str, Any]) -> None:
+    assert certificate["published"] == "int8-static"
+    int8 = variant(certificate, "int8-static")
+    assert certificate["pytorch"]["accuracy"] - int8["metrics"]["accuracy"] <= 0.005
+    assert int8["agreement"] >= 0.985
+    assert int8["max_batch_delta"] <= 1e-6
+
+
+def test_certificate_agrees_with_what_the_checkpoint_measured(checkpoint: Path, certificate: dict[str, Any]) -> None:
+    metrics = json.loads((checkpoint / "metrics.json").read_text())
+    assert certificate["pytorch"] == pytest.approx(metrics["test"], abs=1e-9)
+
+
+def test_predictor_gives_the_certified_accuracy_on_the_test_rows(bundle: Path, certificate: dict[str, Any]) -> None:
+    rows = [json.loads(line) for line in Path(load_recipe(RECIPE).data.test).read_text().splitlines()]
+    answers = Predictor.load(bundle)([row["text"] for row in rows], top_k=1)
+    right = sum(answer["labels"][0]["label"] == row["label"] for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) == pytest.approx(variant(certificate, "int8-static")["metrics"]["accuracy"], abs=1e-9)
+
+
+def test_speed_against_pytorch_at_equal_threads(results: BenchReport) -> None:
+    def speedup(workload: str) -> float:
+        return results.timing("ONNX int8-static", workload).speedup.median
+
+    assert speedup("1×16") >= 5.0
+    assert speedup("1×128") >= 2.2
+    assert speedup("sorted") >= 4.0
+
+
+def test_every_stage_is_up_to_date_the_second_time(results: BenchReport) -> None:
+    assert "up to date" in run("-m", "paritybit", "finetune", RECIPE).stderr
+    assert "up to date" in run("-m", "paritybit", "export", BUILD / "checkpoint").stderr
+    before = (BUILD / "bench" / "bench.json").stat().st_mtime_ns
+    run("-m", "paritybit", "bench", BUILD / "bundle")
+    assert (BUILD / "bench" / "bench.json").stat().st_mtime_ns == before
+
+
+def test_demo_ends_with_the_table_and_an_answer_and_stops_the_service(results: BenchReport) -> None:
+    done = run("-m", "paritybit.demo", BUILD / "bundle")
+    assert "ONNX int8-static *" in done.stdout
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    assert answer["model"] == "banking77"
+    assert len(answer["answers"][0]["labels"]) == 3
+    assert "service stopped, exit code 0" in done.stderr
+
+
+def test_serving_environment_has_no_torch_and_answers(bundle: Path, tmp_path: Path) -> None:
+    """`pip install .[serve]` alone, in an environment of its own."""
+    run("-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{ROOT}[serve]"]
+    installed = subprocess.run(list(map(str, pip)), capture_output=True, text=True, check=False, timeout=600)
+    assert installed.returncode == 0, installed.stderr[-2000:]
+    code = (
+        "import importlib.util as u, json, sys\n"
+        "assert not any(u.find_spec(name) for name in ('torch', 'transformers', 'onnx', 'datasets'))\n"
+        "import serve.service\n"
+        "from bundle import Predictor\n"
+        "print(json.dumps(Predictor.load(sys.argv[1])(['Where is my card?'], top_k=1)))\n"
+    )
+    done = subprocess.run(
+        [str(python), "-c", code, str(bundle)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])[0]["labels"][0]["label"] == "card_arrival"
