@@ -54,10 +54,11 @@ container: export
 	$(BIN)/bentoml containerize $$($(BIN)/python -m serve.bento $(BUNDLE)) -t $(IMAGE)
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -m "not real"
+	$(BIN)/pytest -m real
 
 test-fast: setup
-	$(BIN)/pytest -m "not real"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not real"
 
 check: setup
 	$(BIN)/ruff check .

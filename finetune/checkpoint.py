@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from finetune.base_model import length_limit, load_tokenizer, quiet_transformers
-from tasks.base import TaskSpec, load_task, task_types
+from tasks.base import TaskSpec
+from tasks.catalogue import TASKS, load_task
 from tasks.checkpoint import RUN_FILE, TASK_FILE, is_finished, read_task_spec
 from tasks.directory import digest_of
 from tasks.encoding import Tokenizer
@@ -130,7 +131,7 @@ def _task_of(directory: Path, config: Any) -> str:
     other_problem = config.problem_type not in (None, "single_label_classification") or config.num_labels < 2
     if not tasks or other_problem:
         made_for = config.problem_type or (f"{config.num_labels} label" if tasks else "no task")
-        known = ", ".join(task_types())
+        known = ", ".join(TASKS)
         found = f"{', '.join(architectures) or 'no architecture'} ({made_for})"
         raise CheckpointError(f"{directory}: found {found}; this version knows: {known}")
     return tasks[0]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tasks.base import task_types
+from tasks.catalogue import TASKS
 from tasks.checkpoint import RUN_FILE
 from tasks.errors import CheckpointError, RecipeError
 
@@ -92,8 +92,8 @@ class Recipe(_Section):
     @field_validator("task")
     @classmethod
     def _known_task(cls, task: str) -> str:
-        if task not in task_types():
-            raise ValueError(f"one of {', '.join(task_types())}")
+        if task not in TASKS:
+            raise ValueError(f"one of {', '.join(TASKS)}")
         return task
 
     def to_json(self) -> dict[str, Any]:

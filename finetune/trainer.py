@@ -141,7 +141,7 @@ def _arguments(recipe: Recipe, task: Task, work: Path, steps_per_epoch: int) -> 
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         # torch's own, which corrects the bias; without it a third of the runs fail (Zhang et al. 2021)
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         weight_decay=settings.weight_decay,
         adam_epsilon=settings.adam_epsilon,
         max_grad_norm=settings.max_grad_norm,

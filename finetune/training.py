@@ -16,7 +16,8 @@ from finetune.data import LabelledData, Split, load_data
 from finetune.recipe import Recipe
 from finetune.record import hardware, inputs_digest, versions, write_json
 from finetune.report import DataReport, data_report
-from tasks.base import Task, TaskSpec, load_task
+from tasks.base import Task, TaskSpec
+from tasks.catalogue import load_task
 from tasks.checkpoint import METRICS_FILE, RUN_FILE, TASK_FILE, TaskFile, is_finished
 from tasks.directory import check_replaceable, publish_directory
 from tasks.encoding import Tokenizer

@@ -4,7 +4,8 @@ The same `encode`, `collate` and `decode` run in training, in the parity check, 
 training and serving cannot drift apart.
 """
 
-from tasks.base import Answer, Task, TaskSpec, load_task
+from tasks.base import Answer, Task, TaskSpec
+from tasks.catalogue import load_task
 from tasks.encoding import TextInput, Tokenizer, Window, collate
 from tasks.errors import ParitybitError
 

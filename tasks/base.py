@@ -1,6 +1,6 @@
 """What every task is to the stages: one object that encodes, decodes, scores and compares."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,9 +8,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.encoding import TextInput, Tokenizer, Window
-from tasks.errors import ParitybitError
 
-__all__ = ["SCHEMA_VERSION", "Answer", "FloatArray", "Task", "TaskSpec", "load_task", "task_types"]
+__all__ = ["SCHEMA_VERSION", "Answer", "FloatArray", "Task", "TaskSpec"]
 
 SCHEMA_VERSION = 1
 
@@ -79,22 +78,3 @@ class Task(Protocol):
     def same_answer(self, left: Sequence[FloatArray], right: Sequence[FloatArray]) -> npt.NDArray[np.bool_]:
         """Whether two models' outputs decode to the same answer, row by row."""
         ...
-
-
-def task_types() -> dict[str, Callable[[TaskSpec], Task]]:
-    """The tasks that this version knows, by name."""
-    from tasks.single_label import SingleLabel
-
-    return {SingleLabel.name: SingleLabel}
-
-
-def load_task(spec: TaskSpec) -> Task:
-    """The task object of a specification.
-
-    Raises:
-        ParitybitError: if the task is unknown to this version.
-    """
-    known = task_types()
-    if spec.task not in known:
-        raise ParitybitError(f"unknown task {spec.task!r}; this version knows: {', '.join(known)}")
-    return known[spec.task](spec)

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.toy import build_tiny_base, write_toy_data, write_toy_recipe
+from tests.toy import LENIENT, build_tiny_base, write_toy_data, write_toy_recipe
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -
     folder = tmp_path_factory.mktemp("toy")
     data = write_toy_data(folder / "data")
     return finetune(load_recipe(write_toy_recipe(data, tiny_base)), folder / "checkpoint").checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """A bundle that the export stage made of the tiny checkpoint, with all candidates beside it."""
+    from export.pipeline import export_bundle
+    from finetune.recipe import recipe_of_run
+
+    recipe = recipe_of_run(tiny_checkpoint, LENIENT)
+    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("export") / "bundle", recipe=recipe).bundle
 
 
 @pytest.fixture(scope="session")
