@@ -22,14 +22,14 @@ class BenchSettings(_Frozen):
         sample: real texts at most.
         rounds: of interleaved measurement at most.
         min_rounds: whatever the budget says.
-        budget_s: no further round starts once it is spent.
+        budget_s: no further round starts once it is spent, loading included.
         seed: of the sample, the random ids and the order of the rounds.
     """
 
-    sample: int = 1024
+    sample: int = 512
     rounds: int = 9
     min_rounds: int = 3
-    budget_s: float = 240.0
+    budget_s: float = 120.0
     seed: int = 0
 
 

@@ -36,7 +36,7 @@ SORTED = "sorted"
 """The micro-batches of `bundle.batching`."""
 
 _PADDED_BATCH = 32
-_SHAPES = {(1, 16): 20, (1, 128): 8, (8, 128): 3}
+_SHAPES = {(1, 16): 40, (1, 128): 10, (8, 128): 3}
 """Batch and tokens, with the timed passes of a round: enough for a p95, the round still a few seconds."""
 _WEIGHTS = "*.safetensors"
 

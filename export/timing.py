@@ -8,6 +8,7 @@ differ, so what is compared is always taken within the same round.
 
 import functools
 import importlib
+import itertools
 import json
 import os
 import random
@@ -172,6 +173,14 @@ class Worker:
         seconds: list[float] = answer["seconds"]
         return seconds
 
+    def warm_up(self, batches: Path, seconds: float) -> None:
+        """Runs batches of an `.npz` file, from the first on and around, until the time is spent; one at least.
+
+        Raises:
+            ParitybitError: if the worker died, with the last line it left.
+        """
+        self._ask({"batches": str(batches), "warm_up_s": seconds})
+
     def close(self) -> None:
         """Ends the process."""
         self._process.kill()
@@ -300,7 +309,7 @@ def measure(
     *,
     rounds: int = 9,
     min_rounds: int = 3,
-    warmup: int = 1,
+    warmup_s: float = 0.5,
     budget_s: float | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -316,7 +325,7 @@ def measure(
         workloads: what each of them runs; names must differ.
         rounds: at most.
         min_rounds: at least, whatever the budget says.
-        warmup: passes of each worker over each workload before the first round.
+        warmup_s: what each worker runs each workload for before the first round; long ones are not run to their end.
         budget_s: once it is spent, loading and warm-up included, the round in progress is the last.
         seed: of the orders.
         progress: told after each step how many of how many are done.
@@ -331,7 +340,7 @@ def measure(
         raise ValueError("two workloads have the same name")
     deadline = None if budget_s is None else time.monotonic() + budget_s
     shuffle = random.Random(seed).shuffle
-    tick = _Progress(len(workers) * len(workloads) * (rounds + bool(warmup)), progress)
+    tick = _Progress(len(workers) * len(workloads) * (rounds + 1), progress)
     seconds: dict[str, dict[str, list[list[float]]]] = {name: {load: [] for load in texts} for name in workers}
     with tempfile.TemporaryDirectory(prefix="paritybit-timing-") as name, ExitStack() as stack:
         directory = Path(name)
@@ -339,11 +348,10 @@ def measure(
         jobs = list(zip(workloads, files, strict=True))
         # one after the other: loading side by side would spoil each other's load time
         running = [stack.enter_context(Worker(name, spec, directory)) for name, spec in workers.items()]
-        if warmup:
-            for _, file in jobs:
-                for worker in running:
-                    worker.run(file, warmup, 0)
-                    tick()
+        for _, file in jobs:
+            for worker in running:
+                worker.warm_up(file, warmup_s)
+                tick()
         for done in range(rounds):
             if done >= min_rounds and deadline is not None and time.monotonic() > deadline:
                 break
@@ -400,6 +408,10 @@ def serve_worker() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         batches = _load(request["batches"])
+        if "warm_up_s" in request:
+            _warm_up(engine, batches, request["warm_up_s"])
+            answers.write(json.dumps({"warm": True}) + "\n")
+            continue
         for _ in range(request["settle"]):
             _pass(engine, batches)
         seconds = [_pass(engine, batches) for _ in range(request["passes"])]
@@ -412,6 +424,14 @@ def _pass(engine: Engine, batches: Sequence[Batch]) -> float:
     for batch in batches:
         engine(batch)
     return time.perf_counter() - started
+
+
+def _warm_up(engine: Engine, batches: Sequence[Batch], seconds: float) -> None:
+    deadline = time.perf_counter() + seconds
+    for batch in itertools.cycle(batches):
+        engine(batch)
+        if time.perf_counter() > deadline:
+            return
 
 
 def _wait_until_quiet(step_s: float = 0.01, limit_s: float = 0.5) -> None:

@@ -57,6 +57,9 @@ class TrainSection(_Section):
     early_stopping_patience: int = Field(
         default=3, ge=0, description="Evaluations without a better one after which training stops; 0 never stops."
     )
+    dropout: Ratio | None = Field(
+        default=None, description="Of every layer in training; the base model's own when missing. 0 learns fastest."
+    )
     freeze_embeddings: bool = Field(default=False, description="Keeps the embeddings as pre-trained; saves time.")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 autocast is meant for GPUs.")
 

@@ -87,6 +87,8 @@ def train(
     training, validation = splits
     if recipe.train.freeze_embeddings:
         _freeze_embeddings(model)
+    if recipe.train.dropout is not None:
+        _set_dropout(model, recipe.train.dropout)
     steps_per_epoch = math.ceil(len(training) / recipe.train.batch_size)
     stop, bar = _StopOnSignal(), _Progress(recipe.train.epochs, report, task.primary_metric)
     callbacks: list[TrainerCallback] = [bar, stop]
@@ -310,6 +312,13 @@ def _freeze_embeddings(model: torch.nn.Module) -> None:
     embeddings = getattr(base, "embeddings", None) or base.get_input_embeddings()
     for parameter in embeddings.parameters():
         parameter.requires_grad = False
+
+
+def _set_dropout(model: torch.nn.Module, share: float) -> None:
+    """In the modules, not in the configuration, whose names for it differ by family and which is saved."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
 
 
 def _last_checkpoint(work: Path) -> Path | None:

@@ -76,7 +76,6 @@ def finetune(
     check_replaceable(output, TASK_FILE)
     inputs = _open(recipe)
     if not force and (reused := _reuse(inputs, output)):
-        report(f"{output}: unchanged, taken as it is")
         return reused
     with _work_directory(output, inputs.digest, anew=force) as work:
         metrics = _train_and_publish(inputs, work, output, report)

@@ -33,6 +33,16 @@ def test_axes_are_dynamic_and_named(checkpoint: Checkpoint, graph: Path) -> None
     assert [info.name for info in session.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
 
 
+def test_no_idle_reshape_is_left_around_the_attentions(graph: Path) -> None:
+    proto = onnx.load(graph)
+    operators = {name: node.op_type for node in proto.graph.node for name in node.output}
+    attentions = [node for node in proto.graph.node if node.op_type == "MultiHeadAttention"]
+    assert attentions
+    for node in attentions:
+        assert [operators[name] for name in node.input[:3]] == ["Add"] * 3, "straight from the projections"
+    assert "Reshape" not in operators.values()
+
+
 def test_model_is_left_as_it_was(checkpoint: Checkpoint, tmp_path: Path) -> None:
     before = checkpoint.model.config._attn_implementation
     export_graph(checkpoint.model, tmp_path / "model.onnx", opset=20)

@@ -107,9 +107,9 @@ def test_every_round_holds_each_worker_and_workload_once_and_orders_vary(tmp_pat
     specs = {name: sleeper(0, log=str(log), name=name) for name in "abc"}
     workloads = [Workload.random(1, tokens, 10, passes=1, settle=0) for tokens in (2, 3)]
 
-    measure(specs, workloads, rounds=6, warmup=0)
+    measure(specs, workloads, rounds=6, warmup_s=0)
 
-    steps = log.read_text().splitlines()
+    steps = log.read_text().splitlines()[6:]  # each was warmed up with one batch
     rounds = [steps[start : start + 6] for start in range(0, len(steps), 6)]
     everything = Counter(f"{name} {tokens}" for name in "abc" for tokens in (2, 3))
     assert len(rounds) == 6
@@ -119,14 +119,29 @@ def test_every_round_holds_each_worker_and_workload_once_and_orders_vary(tmp_pat
     assert len({one[0] for one in rounds}) > 2
 
 
-def test_warmup_and_settling_passes_are_run_but_not_reported(tmp_path):
+def test_warm_up_and_settling_passes_are_run_but_not_reported(tmp_path):
     log = tmp_path / "log"
     workload = Workload.random(1, 2, 10, passes=3, settle=2)
 
-    seen = measure({"a": sleeper(0, log=str(log))}, [workload], rounds=4, warmup=5)
+    seen = measure({"a": sleeper(0, log=str(log))}, [workload], rounds=4, warmup_s=0)
 
-    assert len(log.read_text().splitlines()) == 5 + 4 * (2 + 3)
+    assert len(log.read_text().splitlines()) == 1 + 4 * (2 + 3)
     assert seen.seconds["a"]["1×2"].shape == (4, 3)
+
+
+def test_warm_up_goes_round_a_short_workload_and_does_not_end_a_long_one(tmp_path):
+    log = tmp_path / "log"
+    short = Workload.random(1, 2, 10, passes=1, settle=0)
+    long = Workload("long", Workload.random(1, 3, 10).batches * 100)
+    with Worker("a", sleeper(0.02, log=str(log)), tmp_path) as worker:
+        for workload in (short, long):
+            arrays = {f"{i}.{name}": ids for i, batch in enumerate(workload.batches) for name, ids in batch.items()}
+            np.savez(tmp_path / "batches.npz", **arrays)
+            worker.warm_up((tmp_path / "batches.npz").rename(tmp_path / f"{workload.name}.npz"), 0.2)
+
+    ran = Counter(log.read_text().split())
+    assert 2 <= ran["2"] <= 11
+    assert 2 <= ran["3"] <= 11
 
 
 def test_the_budget_ends_the_run_after_the_round_in_progress():

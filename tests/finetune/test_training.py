@@ -213,6 +213,7 @@ TRAIN_KEYS: dict[str, tuple[list[str], Callable[[dict[str, Any]], bool] | None]]
         ["train.epochs=9", "train.learning_rate=1e-12", "train.early_stopping_patience=2"],
         lambda run: _evaluations(run) == 3,
     ),
+    "dropout": (["train.dropout=0.4"], None),
     "freeze_embeddings": (["train.freeze_embeddings=true"], None),
     "precision": (["train.precision=bf16"], None),
 }
