@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tasks.base import TaskSpec
 from tasks.directory import sha256_of
@@ -15,6 +15,8 @@ __all__ = [
     "MANIFEST_FILE",
     "MODEL_FILE",
     "SCHEMA_VERSION",
+    "VARIANTS",
+    "VARIANTS_FILE",
     "FileInfo",
     "Manifest",
     "SessionSettings",
@@ -62,6 +64,11 @@ class Variant(_Frozen):
     file: str
     verdict: Literal["pass", "fail"]
     session: SessionSettings = SessionSettings()
+
+
+VARIANTS_FILE = "variants.json"
+VARIANTS = TypeAdapter(dict[str, Variant])
+"""`variants.json` of the folder `variants` beside a bundle: every candidate, also those that did not win or pass."""
 
 
 class Manifest(_Frozen):

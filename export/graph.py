@@ -92,8 +92,8 @@ def export_graph(model: PreTrainedModel, path: Path, opset: int) -> GraphInfo:
 def _bypass_reshapes(graph: onnx.GraphProto) -> None:
     """Removes chains of Reshape that end in the shape that they began with.
 
-    The model splits its hidden axis into heads and the fused operator wants it whole again: eight idle operators a layer,
-    which cost nothing but their call, and that is a few per cent of a short text's time.
+    The model splits its hidden axis into heads and the fused operator wants it whole again: eight idle operators a
+    layer, which cost nothing but their call, and that is a few per cent of a short text's time.
     """
     shapes = {value.name: _shape(value) for value in [*graph.input, *graph.value_info, *graph.output]}
     reshapes = {node.output[0]: node for node in graph.node if node.op_type == "Reshape"}

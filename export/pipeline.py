@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bundle.cpu import available_cpus, instruction_set
-from bundle.manifest import CERTIFICATE_FILE
+from bundle.manifest import CERTIFICATE_FILE, MANIFEST_FILE, VARIANTS_FILE
 from export.calibration import calibrate, choose_rows, rows_digest
 from export.certificate import Certificate, Evidence, VariantReport
 from export.gates import bootstrap_interval, failed
@@ -32,6 +32,7 @@ from finetune.checkpoint import Checkpoint, load_checkpoint
 from finetune.data import LabelledData, load_data
 from finetune.recipe import Recipe
 from tasks import Task, Window, load_task
+from tasks.directory import check_replaceable
 from tasks.errors import GateError
 
 __all__ = ["ExportResult", "export_bundle"]
@@ -64,7 +65,11 @@ def export_bundle(
         CheckpointError: if the checkpoint cannot be used.
         DataError: if the data cannot be read or does not fit the labels.
         GateError: if no variant passes; nothing is published then.
+        ParitybitError: if `output` or `variants` beside it is somebody else's directory.
     """
+    # before hours of work, not after them
+    check_replaceable(output, MANIFEST_FILE)
+    check_replaceable(variants_directory(output), VARIANTS_FILE)
     checkpoint = load_checkpoint(location)
     data = load_data(recipe.data, seed=recipe.seed, labels=checkpoint.spec.labels)
     digest = inputs_digest(checkpoint, recipe, data)

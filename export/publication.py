@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from bundle.cpu import instruction_set
 from bundle.golden import GoldenRow, write_golden
@@ -14,6 +15,8 @@ from bundle.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
     SCHEMA_VERSION,
+    VARIANTS,
+    VARIANTS_FILE,
     FileInfo,
     Manifest,
     Variant,
@@ -34,7 +37,6 @@ from tasks.directory import publish_directory, sha256_of
 from tasks.errors import BundleError
 
 __all__ = [
-    "VARIANTS_FILE",
     "inputs_digest",
     "is_current",
     "publish_bundle",
@@ -42,8 +44,6 @@ __all__ = [
     "tool_versions",
     "variants_directory",
 ]
-
-VARIANTS_FILE = "variants.json"
 
 
 def variants_directory(bundle: Path) -> Path:
@@ -53,20 +53,19 @@ def variants_directory(bundle: Path) -> Path:
 
 def publish_variants(target: Path, candidates: Sequence[Candidate], reports: Sequence[VariantReport]) -> None:
     """Writes every candidate's graph, and `variants.json` last."""
-    verdicts = {one.name: "pass" if one.passed else "fail" for one in reports}
+    verdicts: dict[str, Literal["pass", "fail"]] = {one.name: "pass" if one.passed else "fail" for one in reports}
     with publish_directory(target, VARIANTS_FILE) as draft:
         for one in candidates:
             shutil.copyfile(one.model, draft / one.model.name)
-        entries = [
-            {
-                "name": one.name,
-                "file": one.model.name,
-                "verdict": verdicts[one.name],
-                "session": one.settings.model_dump(mode="json"),
-            }
-            for one in candidates
-        ]
-        (draft / VARIANTS_FILE).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        (draft / VARIANTS_FILE).write_bytes(
+            VARIANTS.dump_json(
+                {
+                    one.name: Variant(file=one.model.name, verdict=verdicts[one.name], session=one.settings)
+                    for one in candidates
+                },
+                indent=2,
+            )
+        )
 
 
 def publish_bundle(

@@ -91,9 +91,7 @@ def load_data(data: DataSection, *, seed: int, labels: tuple[str, ...] | None) -
         raise DataError(f"{data.train}: one label only, {known[0]!r}; expected at least two")
     if "validation" not in read:
         read["train"], read["validation"] = _cut_validation(read["train"], data, seed)
-    splits = {
-        name: Split(name, [row.input for row in rows], [row.label for row in rows]) for name, rows in read.items()
-    }
+    splits = {name: _split(name, rows) for name, rows in read.items()}
     return LabelledData(**splits, labels=known, fingerprint=_fingerprint(splits, known))
 
 

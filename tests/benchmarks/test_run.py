@@ -90,9 +90,9 @@ def test_variants_come_from_beside_the_bundle_or_from_it(tiny_export: Path, tiny
 
 def test_a_missing_graph_is_named(tiny_export: Path, tmp_path: Path) -> None:
     (tmp_path / "variants").mkdir()
-    entries = [{"name": "fp32", "file": "gone.onnx", "verdict": "pass", "session": {}}]
+    entries = {"fp32": {"file": "gone.onnx", "verdict": "pass"}}
     (tmp_path / "variants" / "variants.json").write_text(json.dumps(entries))
-    with pytest.raises(ParitybitError, match=r"fp32: gone\.onnx is missing; run export again"):
+    with pytest.raises(ParitybitError, match=r"gone\.onnx: fp32 is missing; run export again"):
         read_variants(tmp_path / "bundle")
 
 

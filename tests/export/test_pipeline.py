@@ -74,8 +74,8 @@ def test_certificate_tells_the_evidence(exported: ExportResult, recipe: Recipe) 
 def test_candidates_are_kept_for_the_benchmarks(exported: ExportResult) -> None:
     variants = exported.bundle.parent / "variants"
     entries = json.loads((variants / "variants.json").read_text())
-    assert {entry["name"] for entry in entries} == {"fp32", "int8-dynamic", "int8-static"}
-    assert all((variants / entry["file"]).is_file() for entry in entries)
+    assert set(entries) == {"fp32", "int8-dynamic", "int8-static"}
+    assert all((variants / entry["file"]).is_file() for entry in entries.values())
 
 
 def test_second_export_of_the_same_reuses_and_a_changed_limit_does_not(
@@ -147,10 +147,15 @@ def test_a_wanted_variant_that_fails_is_an_error(tiny_checkpoint: Path, tmp_path
 
 
 def test_somebody_elses_folder_is_not_replaced(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ParitybitError, match=r"holds no manifest\.json"):
-        export_bundle(tiny_checkpoint, tmp_path, recipe=quick(tiny_checkpoint, 'export.variants=["fp32"]'))
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    recipe = quick(tiny_checkpoint, 'export.variants=["fp32"]')
+    for name, marker in (("bundle", "manifest"), ("variants", "variants")):
+        folder = tmp_path / name / name
+        folder.mkdir(parents=True)
+        (folder / "thesis.tex").write_text("years of work")
+        with pytest.raises(ParitybitError, match=rf"holds no {marker}\.json"):
+            export_bundle(tiny_checkpoint, folder.parent / "bundle", recipe=recipe)
+        assert (folder / "thesis.tex").read_text() == "years of work"
+        assert [path.name for path in folder.parent.iterdir()] == [name]
 
 
 def test_golden_rows_are_certified_outputs(exported: ExportResult) -> None:
