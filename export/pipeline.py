@@ -14,6 +14,7 @@ from bundle.cpu import available_cpus, instruction_set
 from bundle.manifest import CERTIFICATE_FILE, MANIFEST_FILE, VARIANTS_FILE
 from export.calibration import calibrate, choose_rows, rows_digest
 from export.certificate import Certificate, Evidence, VariantReport
+from export.first_token import write_narrowed
 from export.gates import bootstrap_interval, failed
 from export.graph import GraphInfo, export_graph
 from export.judge import Reference, judge
@@ -140,13 +141,15 @@ def _reference(checkpoint: Checkpoint, task: Task, data: LabelledData, seed: int
 
 def _make_variants(work: Path, wanted: Sequence[str], calibration: Sequence[Window], pad_id: int) -> dict[str, Path]:
     graphs = {"fp32": work / "fp32.onnx"}
+    narrowed = work / "narrowed.onnx"
+    write_narrowed(graphs["fp32"], narrowed)
     if "int8-dynamic" in wanted:
         graphs["int8-dynamic"] = work / "int8-dynamic.onnx"
-        quantize(graphs["fp32"], graphs["int8-dynamic"])
+        quantize(narrowed, graphs["int8-dynamic"])
     if "int8-static" in wanted:
         graphs["int8-static"] = work / "int8-static.onnx"
-        ranges = calibrate(graphs["fp32"], quantizable_inputs(graphs["fp32"]), calibration, pad_id, _bar("calibration"))
-        quantize(graphs["fp32"], graphs["int8-static"], ranges)
+        ranges = calibrate(narrowed, quantizable_inputs(narrowed), calibration, pad_id, _bar("calibration"))
+        quantize(narrowed, graphs["int8-static"], ranges)
     return graphs
 
 
