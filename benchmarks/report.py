@@ -29,7 +29,7 @@ class BenchSettings(_Frozen):
     sample: int = 512
     rounds: int = 9
     min_rounds: int = 3
-    budget_s: float = 120.0
+    budget_s: float = 80.0
     seed: int = 0
 
 

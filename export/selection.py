@@ -51,7 +51,9 @@ def choose_settings(
     }
     specs = {label: ort_spec(path, settings, available_cpus()) for label, (_, path, settings) in tried.items()}
     workloads = _workloads(reference, checkpoint)
-    measured = measure(specs, workloads, rounds=5, min_rounds=3, budget_s=_TIMING_BUDGET_S, seed=reference.seed)
+    measured = measure(
+        specs, workloads, rounds=5, min_rounds=3, warmup_s=0.2, budget_s=_TIMING_BUDGET_S, seed=reference.seed
+    )
     best: dict[str, Candidate] = {}
     for label, relative_time in measured.ranking():
         name, path, settings = tried[label]

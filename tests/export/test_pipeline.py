@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from bundle import Predictor, read_manifest
 from bundle.manifest import verify_files
 from export.graph import GraphInfo, export_graph
 from export.pipeline import ExportResult, export_bundle
-from finetune.checkpoint import Checkpoint
+from export.publication import inputs_digest, is_current
+from finetune.checkpoint import Checkpoint, load_checkpoint
+from finetune.data import load_data
 from finetune.recipe import Recipe, recipe_of_run
 from tasks.errors import GateError, ParitybitError
 from tests.toy import LENIENT
@@ -85,22 +88,25 @@ def test_second_export_of_the_same_reuses_and_a_changed_limit_does_not(
     again = export_bundle(tiny_checkpoint, exported.bundle, recipe=recipe)
     assert again.reused
     assert read_manifest(exported.bundle).created == created
-    fewer = quick(tiny_checkpoint, 'export.variants=["fp32"]', "export.golden_rows=2")
-    assert not export_bundle(tiny_checkpoint, exported.bundle.parent / "other" / "bundle", recipe=fewer).reused
+    fewer = quick(tiny_checkpoint, "export.golden_rows=2")
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    data = load_data(recipe.data, seed=recipe.seed, labels=checkpoint.spec.labels)
+    assert is_current(exported.bundle, inputs_digest(checkpoint, recipe, data))
+    assert not is_current(exported.bundle, inputs_digest(checkpoint, fewer, data))
 
 
-def test_damaged_bundle_is_made_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    recipe = quick(tiny_checkpoint, 'export.variants=["fp32"]')
-    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe).bundle
+def test_damaged_bundle_is_made_again(exported: ExportResult, tmp_path: Path) -> None:
+    bundle = shutil.copytree(exported.bundle.parent, tmp_path / "copy") / "bundle"
+    digest = read_manifest(bundle).inputs_digest
+    assert is_current(bundle, digest)
     with (bundle / "model.onnx").open("r+b") as file:
         file.seek(100)
         file.write(b"\0\1\2\3")
-    assert not export_bundle(tiny_checkpoint, bundle, recipe=recipe).reused
-    assert Predictor.load(bundle).replay_golden().passed
+    assert not is_current(bundle, digest)
 
 
 def test_wrong_graph_fails_its_gate_by_name_with_rows_and_nothing_is_published(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: ExportResult, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exporter is made to write another model's head: a real defect of a real graph."""
 
@@ -114,19 +120,18 @@ def test_wrong_graph_fails_its_gate_by_name_with_rows_and_nothing_is_published(
             other.classifier.weight.mul_(-1)  # type: ignore[attr-defined]
         return export_graph(other, path, opset)  # type: ignore[arg-type]
 
-    bundle = tmp_path / "bundle"
+    bundle = shutil.copytree(exported.bundle.parent, tmp_path / "copy") / "bundle"
     recipe = quick(tiny_checkpoint, 'export.variants=["fp32"]')
-    export_bundle(tiny_checkpoint, bundle, recipe=recipe)
     before = (bundle / "manifest.json").read_bytes()
     monkeypatch.setattr(export.pipeline, "export_graph", export_another)
     with pytest.raises(GateError) as error:
-        export_bundle(tiny_checkpoint, bundle, recipe=recipe, force=True)
+        export_bundle(tiny_checkpoint, bundle, recipe=recipe)
     message = str(error.value)
     assert "max_logit_delta on the test rows" in message
     assert "test row" in message
     assert "no bundle was published" in message
     assert (bundle / "manifest.json").read_bytes() == before, "the bundle of before is still there"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "variants"]
+    assert sorted(path.name for path in bundle.parent.iterdir()) == ["bundle", "variants"]
 
 
 def test_int8_beyond_its_limits_is_not_published_and_fp32_ships_with_the_reason(
