@@ -120,6 +120,12 @@ def test_every_stage_is_up_to_date_the_second_time(results: BenchReport) -> None
     before = (BUILD / "bench" / "bench.json").stat().st_mtime_ns
     run("-m", "paritybit", "bench", BUILD / "bundle")
     assert (BUILD / "bench" / "bench.json").stat().st_mtime_ns == before
+    left = {path.name for path in BUILD.iterdir()} - {"serve.log"}
+    assert left == {"checkpoint", "variants", "bundle", "bench"}, "nothing of the work in between"
+
+
+def test_check_passes_from_the_command_line(bundle: Path) -> None:
+    assert "bundle: pass: 16 golden rows, 0 changed answers" in run("-m", "paritybit", "check", bundle).stdout
 
 
 def test_demo_ends_with_the_table_and_an_answer_and_stops_the_service(results: BenchReport) -> None:

@@ -13,7 +13,6 @@ import click
 import pytest
 
 from paritybit.cli import cli
-from tests.toy import LENIENT
 
 COMMANDS = sorted(cli.commands)
 
@@ -162,23 +161,3 @@ def test_an_absent_extra_is_told_with_the_command(tiny_bundle: Path) -> None:
         8,
         "paritybit: torch is not installed; run: pip install 'paritybit[finetune]'",
     )
-
-
-def test_the_whole_way_on_a_tiny_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """finetune → export → check → predict → again, through the command line alone."""
-    recipe = tiny_checkpoint.parent / "data" / "toy.toml"
-    overrides = (*LENIENT, 'export.variants=["fp32", "int8-static"]')
-    lenient = [word for override in overrides for word in ("--set", override)]
-    trained = paritybit("finetune", recipe, cwd=tmp_path)
-    assert trained.returncode == 0, said(trained)
-    assert json.loads(trained.stdout)["primary_metric"] == "accuracy"
-    checkpoint, bundle = tmp_path / "build/toy/checkpoint", tmp_path / "build/toy/bundle"
-    exported = paritybit("export", checkpoint, *lenient, cwd=tmp_path)
-    assert exported.returncode == 0, said(exported)
-    assert paritybit("check", bundle).returncode == 0
-    assert json.loads(paritybit("predict", bundle, "where is the cat").stdout)["labels"]
-    again = paritybit("finetune", recipe, cwd=tmp_path)
-    assert "up to date" in said(again)
-    again = paritybit("export", checkpoint, *lenient, cwd=tmp_path)
-    assert "up to date" in said(again)
-    assert sorted(path.name for path in (tmp_path / "build/toy").iterdir()) == ["bundle", "checkpoint", "variants"]
