@@ -60,7 +60,7 @@ def _measured(results: Path) -> str:
     summary = "\n".join(f"    {line}".rstrip() for line in summary_table(certificate, report).splitlines())
     return (
         f"{summary}\n\n![Latency and throughput against PyTorch]({RESULTS.as_posix()}/bench.png)\n\n"
-        f"Measured by `make demo`: {facts}.\nThe figures with their spread are in "
+        f"Measured by `paritybit bench` after `finetune` and `export`: {facts}.\nThe figures with their spread are in "
         f"[`bench.md`]({RESULTS.as_posix()}/bench.md), the gates and the rows that changed in\n"
         f"[`certificate.json`]({RESULTS.as_posix()}/certificate.json)."
     )
