@@ -29,6 +29,7 @@ class BenchSettings(_Frozen):
     sample: int = 512
     rounds: int = 9
     min_rounds: int = 3
+    warmup_s: float = 0.5
     budget_s: float = 80.0
     seed: int = 0
 

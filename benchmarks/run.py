@@ -19,9 +19,10 @@ from bundle.batching import plan_batches
 from bundle.cpu import available_cpus
 from bundle.manifest import MANIFEST_FILE, Manifest, read_manifest
 from export.timing import Measurements, Spread, WorkerSpec, Workload, measure, ort_spec
-from tasks import TextInput
+from tasks import Input
 from tasks.directory import digest_of, sha256_of
 from tasks.errors import CheckpointError, DataError, MissingExtraError
+from tasks.inputs import input_to_json
 
 __all__ = ["BASELINE", "JSON_FILE", "MARKDOWN_FILE", "PADDED", "PLOT_FILE", "SORTED", "bench", "make_workloads"]
 
@@ -55,7 +56,7 @@ def bench(
     *,
     output: Path,
     variants: Mapping[str, OnnxVariant] | None = None,
-    inputs: Sequence[TextInput] | None = None,
+    inputs: Sequence[Input] | None = None,
     threads: int | None = None,
     settings: BenchSettings | None = None,
     force: bool = False,
@@ -102,7 +103,7 @@ def bench(
 
 
 def make_workloads(
-    manifest: Manifest, bundle: Path, inputs: Sequence[TextInput], settings: BenchSettings
+    manifest: Manifest, bundle: Path, inputs: Sequence[Input], settings: BenchSettings
 ) -> list[Workload]:
     """The fixed shapes that fit the model's positions, then the real texts, padded and sorted.
 
@@ -140,6 +141,7 @@ def _measured(
             workloads,
             rounds=settings.rounds,
             min_rounds=min(settings.min_rounds, settings.rounds),
+            warmup_s=settings.warmup_s,
             budget_s=settings.budget_s,
             seed=settings.seed,
             progress=lambda done, total: _advance(bar, done, total),
@@ -204,7 +206,7 @@ def _timing(seen: Measurements, engine: str, workload: str) -> Timing:
     )
 
 
-def _inputs_digest(subject: _Subject, inputs: Sequence[TextInput] | None, threads: int, settings: BenchSettings) -> str:
+def _inputs_digest(subject: _Subject, inputs: Sequence[Input] | None, threads: int, settings: BenchSettings) -> str:
     """Of all that the figures depend on."""
     weights = [path.name for path in subject.checkpoint.glob(_WEIGHTS)]
     known: dict[str, Any] = {
@@ -215,7 +217,7 @@ def _inputs_digest(subject: _Subject, inputs: Sequence[TextInput] | None, thread
             name: [sha256_of(one.path), one.verdict, one.session.model_dump(mode="json")]
             for name, one in subject.variants.items()
         },
-        "inputs": None if inputs is None else [[one.text, one.text_pair] for one in inputs],
+        "inputs": None if inputs is None else [input_to_json(one) for one in inputs],
         "threads": threads,
         "settings": settings.model_dump(),
         "machine": machine_facts(),

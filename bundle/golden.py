@@ -4,37 +4,39 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tasks.base import FloatArray
-from tasks.encoding import TextInput
-from tasks.errors import BundleError
+from tasks.errors import BundleError, InputError
+from tasks.inputs import Input, input_from_json, input_to_json
 
 __all__ = ["GoldenRow", "read_golden", "write_golden"]
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenRow:
-    """One input and the certified model's raw output for its first window, float32."""
+    """One input and the certified model's raw outputs, float32, one of each of its windows."""
 
-    input: TextInput
-    output: FloatArray
+    input: Input
+    outputs: tuple[FloatArray, ...]
 
 
 def write_golden(path: Path, rows: Sequence[GoldenRow]) -> None:
-    """One JSON object a line: text, text_pair (where there is one), output."""
+    """One JSON object a line: input, outputs."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            entry: dict[str, object] = {"text": row.input.text}
-            if row.input.text_pair is not None:
-                entry["text_pair"] = row.input.text_pair
-            entry["output"] = row.output.tolist()
+            entry = {"input": input_to_json(row.input), "outputs": [output.tolist() for output in row.outputs]}
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
-def read_golden(path: Path) -> list[GoldenRow]:
+def read_golden(path: Path, kinds: Sequence[type]) -> list[GoldenRow]:
     """Reads what `write_golden` wrote.
+
+    Args:
+        path: the file.
+        kinds: of inputs that the task takes.
 
     Raises:
         BundleError: if a line cannot be read, with its number, or there is none.
@@ -43,13 +45,14 @@ def read_golden(path: Path) -> list[GoldenRow]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                entry = json.loads(line)
-                golden = GoldenRow(
-                    TextInput(entry["text"], entry.get("text_pair")), np.array(entry["output"], dtype=np.float32)
-                )
-            except (ValueError, KeyError, TypeError) as error:
+                rows.append(_read_row(json.loads(line), kinds))
+            except (ValueError, KeyError, TypeError, InputError) as error:
                 raise BundleError(f"{path}:{number}: not a golden row: {error}") from None
-            rows.append(golden)
     if not rows:
         raise BundleError(f"{path}: holds no golden rows")
     return rows
+
+
+def _read_row(entry: Any, kinds: Sequence[type]) -> GoldenRow:
+    outputs = tuple(np.array(output, dtype=np.float32) for output in entry["outputs"])
+    return GoldenRow(input_from_json(entry["input"], kinds), outputs)

@@ -13,11 +13,16 @@ from bundle.cpu import instruction_set
 from bundle.golden import read_golden
 from bundle.manifest import GOLDEN_FILE, Manifest, read_manifest, verify_files
 from bundle.session import Session
-from tasks import Answer, TextInput, Tokenizer, Window, collate, load_task
+from tasks import Answer, Encoded, Input, Tokenizer, Window, collate, load_task
 from tasks.base import FloatArray
+from tasks.encoding import without_padding
 from tasks.errors import BundleError, InputError
+from tasks.inputs import input_from_json
 
-__all__ = ["GoldenReport", "Predictor"]
+__all__ = ["Asked", "GoldenReport", "Predictor"]
+
+Asked = str | dict[str, Any] | Input
+"""What can be asked: a text, an input of the task, or the same as a dictionary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +92,19 @@ class Predictor:
             raise BundleError(f"{directory / manifest.variant.file}: inputs or outputs are not the manifest's")
         return cls(manifest, directory, session, token_budget)
 
-    def __call__(self, inputs: str | Sequence[str | TextInput], **parameters: Any) -> list[Answer]:
-        """Answers one text or many, in order.
+    def __call__(self, inputs: Asked | Sequence[Asked], **parameters: Any) -> list[Answer]:
+        """Answers one input or many, in order.
 
         Args:
-            inputs: a text, or texts and `TextInput`s.
+            inputs: an input or a sequence of them; each an object of the task's `input_types`, the same as a
+                dictionary, or, where the task takes plain texts, a text.
             parameters: the task's, for instance `top_k=3`.
 
         Raises:
-            InputError: if an input or a parameter cannot be used.
+            InputError: if an input, named by its position, or a parameter cannot be used.
         """
-        rows = [inputs] if isinstance(inputs, str) else inputs
-        return self.predict([as_input(row) for row in rows], self.parameters(parameters))
+        asked = [inputs] if isinstance(inputs, (str, dict, Input)) else inputs
+        return self.predict(_as_inputs(asked, self.task.input_types), self.parameters(parameters))
 
     def parameters(self, values: dict[str, Any]) -> BaseModel:
         """The task's per-request parameters from plain values.
@@ -112,17 +118,18 @@ class Predictor:
             first = error.errors()[0]
             raise InputError(f"parameter {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
-    def predict(self, inputs: Sequence[TextInput], parameters: BaseModel) -> list[Answer]:
+    def predict(self, inputs: Sequence[Input], parameters: BaseModel) -> list[Answer]:
         """Answers inputs with validated parameters, in order."""
-        windows = self.task.encode(self.tokenizer, inputs)
-        return self.task.decode(self.outputs(windows), windows, parameters)
+        encoded = self.task.encode(self.tokenizer, inputs)
+        return self.task.decode(self.outputs(encoded.windows), encoded, parameters)
 
     def outputs(self, windows: Sequence[Window]) -> list[FloatArray]:
-        """Raw outputs of each window, in order, run in micro-batches of similar length."""
+        """Raw outputs of each window without padding, in order, run in micro-batches of similar length."""
         outputs: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(windows)
         for rows in plan_batches([len(window) for window in windows], self._token_budget):
-            batch = collate([windows[row] for row in rows], self.tokenizer.pad_id)
-            for row, output in zip(rows, self.session.run(batch), strict=True):
+            chosen = [windows[row] for row in rows]
+            batch = self.session.run(collate(chosen, self.tokenizer.pad_id))
+            for row, output in zip(rows, without_padding(batch, chosen), strict=True):
                 outputs[row] = output
         return outputs
 
@@ -138,29 +145,38 @@ class Predictor:
         """Runs the golden rows and compares them with what was certified.
 
         Raises:
-            BundleError: if the golden rows cannot be read.
+            BundleError: if the golden rows cannot be read, or are cut into other windows here than when certified.
         """
-        golden = read_golden(self.directory / GOLDEN_FILE)
-        windows = self.task.encode(self.tokenizer, [row.input for row in golden])
-        outputs = self.outputs(windows)
-        expected = [row.output for row in golden]
+        path = self.directory / GOLDEN_FILE
+        golden = read_golden(path, self.task.input_types)
+        encoded = self.task.encode(self.tokenizer, [row.input for row in golden])
+        outputs = self.outputs(encoded.windows)
+        expected = [output for row in golden for output in row.outputs]
+        _check_shapes(path, encoded, outputs, [row.outputs for row in golden])
         return GoldenReport(
             rows=len(golden),
-            changed_answers=int((~self.task.same_answer(outputs, expected)).sum()),
+            changed_answers=int((~self.task.same_answer(outputs, expected, encoded)).sum()),
             max_delta=max(float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True)),
             tolerance=self.manifest.golden_tolerance,
             same_machine=instruction_set() == self.manifest.instruction_set,
         )
 
 
-def as_input(row: str | TextInput) -> TextInput:
-    """A plain text as an input.
+def _as_inputs(asked: Sequence[Asked], kinds: Sequence[type]) -> list[Input]:
+    inputs = []
+    for position, one in enumerate(asked):
+        try:
+            inputs.append(input_from_json(one, kinds))
+        except InputError as error:
+            raise InputError(f"input {position}: {error}") from None
+    return inputs
 
-    Raises:
-        InputError: if it is neither a text nor a `TextInput`.
-    """
-    if isinstance(row, TextInput):
-        return row
-    if isinstance(row, str):
-        return TextInput(row)
-    raise InputError(f"expected a text, got {type(row).__name__}")
+
+def _check_shapes(
+    path: Path, encoded: Encoded, outputs: Sequence[FloatArray], expected: Sequence[Sequence[FloatArray]]
+) -> None:
+    # another release of the tokenizers library may cut a text otherwise
+    for number, (span, certified) in enumerate(zip(encoded.spans(), expected, strict=True), start=1):
+        here, there = [one.shape for one in outputs[span]], [one.shape for one in certified]
+        if here != there:
+            raise BundleError(f"{path}:{number}: outputs of shape {here} here, {there} when certified")

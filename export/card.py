@@ -1,15 +1,17 @@
 """The bundle's README: a model card in a page."""
 
 from pathlib import Path
+from typing import Any
 
 from export.certificate import Certificate, VariantReport
 from finetune.recipe import Recipe
-from tasks import TaskSpec
+from tasks import Input, TaskSpec
+from tasks.inputs import input_to_json
 
 __all__ = ["write_card"]
 
 
-def write_card(directory: Path, certificate: Certificate, recipe: Recipe, spec: TaskSpec) -> None:
+def write_card(directory: Path, certificate: Certificate, recipe: Recipe, spec: TaskSpec, example: Input) -> None:
     """Writes `README.md`: what the model does, what it was made from, what was certified, how to ask it."""
     published = next(one for one in certificate.variants if one.name == certificate.published)
     rows = "\n".join(
@@ -24,7 +26,8 @@ A `{spec.task}` model fine-tuned from `{_public_name(recipe.base_model)}`, expor
 ({certificate.published}, opset {certificate.opset}) and certified against its PyTorch checkpoint by
 paritybit {certificate.versions["paritybit"]}.
 
-Labels ({len(spec.labels)}): {shown}{more}. Longest input: {spec.max_length} tokens; longer ones are cut and say so.
+Labels ({len(spec.labels)}): {shown}{more}. It reads {spec.max_length} tokens at once; an answer says `truncated`
+where a longer text was cut.
 
 | metric on {certificate.evidence.test_rows:,} test rows | PyTorch | this bundle |
 | --- | --- | --- |
@@ -38,7 +41,7 @@ machine that it was measured on.
 ```python
 from bundle import Predictor
 
-Predictor.load("path/of/this/folder")(["some text"], top_k=3)
+Predictor.load("path/of/this/folder")([{_shortened(input_to_json(example))}])
 ```
 """,
         encoding="utf-8",
@@ -47,6 +50,11 @@ Predictor.load("path/of/this/folder")(["some text"], top_k=3)
 
 def _gates(published: VariantReport) -> str:
     return "\n".join(f"- {gate}" for gate in published.gates)
+
+
+def _shortened(example: dict[str, Any]) -> dict[str, Any]:
+    """The first 200 characters, or 30 words, of each text: enough to show what is asked."""
+    return {key: value[: 200 if isinstance(value, str) else 30] for key, value in example.items()}
 
 
 def _public_name(base_model: str) -> str:

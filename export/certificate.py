@@ -168,7 +168,7 @@ def _section(variant: VariantReport, certificate: Certificate) -> str:
         (f"{certificate.primary_metric}, 95 % interval", f"{variant.metric.low:.4f} to {variant.metric.high:.4f}"),
         (
             f"{certificate.primary_metric} lost, 95 % interval",
-            f"{variant.loss.mean:+.4f} ({variant.loss.low:+.4f} to {variant.loss.high:+.4f})",
+            f"{variant.loss.value:+.4f} ({variant.loss.low:+.4f} to {variant.loss.high:+.4f})",
         ),
         ("mean |Δlogit|", f"{variant.mean_delta:.3g}"),
         *((f"|Δlogit| {name}", f"{value:.3g}") for name, value in variant.delta_quantiles.items()),

@@ -1,11 +1,13 @@
 """Gates: each a measured value held against its limit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
 
 __all__ = ["Gate", "Interval", "at_least", "at_most", "bootstrap_interval", "failed"]
 
@@ -26,9 +28,9 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with the bounds of its bootstrap interval."""
+    """A figure with the bounds of its bootstrap interval."""
 
-    mean: float
+    value: float
     low: float
     high: float
 
@@ -49,17 +51,18 @@ def failed(gates: Sequence[Gate]) -> list[Gate]:
 
 
 def bootstrap_interval(
-    values: npt.NDArray[np.float64], seed: int, level: float = 0.95, resamples: int = 2000
+    score: Callable[[Rows], float], rows: int, seed: int, level: float = 0.95, resamples: int = 1000
 ) -> Interval:
-    """Percentile bootstrap interval of the mean over rows (Efron & Tibshirani 1993).
+    """Percentile bootstrap interval of a figure over rows (Efron & Tibshirani 1993).
 
     Args:
-        values: one value a row; for a paired comparison, the rows' differences.
+        score: the figure of some rows, given by their numbers; for a paired comparison, a difference of two figures.
+        rows: how many there are.
         seed: of the resampling.
-        level: share of resampled means within the bounds.
+        level: share of resampled figures within the bounds.
         resamples: how many times the rows are drawn again.
     """
     generator = np.random.default_rng(seed)
-    means = [float(values[generator.integers(0, len(values), len(values))].mean()) for _ in range(resamples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    values = [score(generator.integers(0, rows, rows)) for _ in range(resamples)]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(score(np.arange(rows)), float(low), float(high))

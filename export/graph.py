@@ -13,6 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from export.attention import can_fuse_attention, fused_attention
+from export.pruning import drop_unread
+from finetune.inference import raw_outputs
 
 __all__ = ["GraphInfo", "export_graph", "input_names"]
 
@@ -32,8 +34,8 @@ class GraphInfo:
     layers: int | None
 
 
-class _LogitsOnly(torch.nn.Module):
-    """A model that takes its inputs by position, as the exporter gives them, and answers its logits."""
+class _RawOutputs(torch.nn.Module):
+    """A model that takes its inputs by position, as the exporter gives them, and answers one tensor."""
 
     def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
@@ -41,8 +43,7 @@ class _LogitsOnly(torch.nn.Module):
         self.names = names
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(**dict(zip(self.names, inputs, strict=True))).logits
-        return logits
+        return raw_outputs(self.model(**dict(zip(self.names, inputs, strict=True))))
 
 
 def input_names(model: PreTrainedModel) -> list[str]:
@@ -55,7 +56,8 @@ def input_names(model: PreTrainedModel) -> list[str]:
 def export_graph(model: PreTrainedModel, path: Path, opset: int) -> GraphInfo:
     """Writes the fp32 graph with dynamic batch and sequence axes.
 
-    Inputs are int64 `[batch, sequence]`, the output `logits` is float32 `[batch, labels]`.
+    Inputs are int64 `[batch, sequence]`, the output `logits` is float32 `[batch, labels]`, or
+    `[batch, sequence, labels]` of a model that answers each token.
     """
     names = input_names(model)
     # two rows of two lengths: sizes of one would be baked in, a mask of ones would be optimized away
@@ -68,7 +70,7 @@ def export_graph(model: PreTrainedModel, path: Path, opset: int) -> GraphInfo:
     attention = fused_attention(model) if can_fuse_attention(model) else nullcontext()
     with attention, _quiet():
         program = torch.onnx.export(
-            _LogitsOnly(model, names),
+            _RawOutputs(model, names),
             tuple(inputs.values()),
             dynamo=True,
             opset_version=opset,
@@ -104,32 +106,16 @@ def _bypass_reshapes(graph: onnx.GraphProto) -> None:
             origin = reshapes[origin].input[0]
         if shapes.get(output) is not None and shapes.get(output) == shapes.get(origin):
             instead[output] = origin
-    results = {value.name for value in graph.output}
     for node in graph.node:
         for position, name in enumerate(node.input):
             node.input[position] = instead.get(name, name)
-    _drop_unread(graph, results)
+    drop_unread(graph)
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
     """Sizes and names of the axes; None when one of them is unknown."""
     axes = tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)
     return axes if axes and all(axes) else None
-
-
-def _drop_unread(graph: onnx.GraphProto, results: set[str]) -> None:
-    """Removes nodes that nothing reads any more, and the constants that only they read."""
-    read = set(results)
-    kept = []
-    for node in reversed(graph.node):
-        if read.intersection(node.output):
-            kept.append(node)
-            read.update(node.input)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    constants = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
 
 
 def _strip_traces(proto: onnx.ModelProto) -> None:

@@ -1,9 +1,8 @@
 """Holds a variant against PyTorch: every gate, with the rows that speak against it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +12,13 @@ from export.certificate import ChangedRow, VariantReport
 from export.gates import Gate, at_least, at_most, bootstrap_interval
 from export.parity import Batch, Engine, Parity, batch_deltas, compare, logits_of
 from finetune.recipe import ExportSection
-from tasks import Task, TextInput, Window
-from tasks.base import FloatArray
+from tasks import Encoded, Input, Task, Window
+from tasks.base import FloatArray, Gold
 
 __all__ = ["Reference", "judge"]
 
 _WORST_ROWS = 10
-_INVARIANCE_ROWS = 256
+_INVARIANCE_WINDOWS = 256
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,13 @@ class Reference:
     """PyTorch's word on the test rows and on the edge cases, which every variant is held against.
 
     Attributes:
-        inputs: the test rows, with `windows`, `targets`, gold `labels` and PyTorch's `outputs` in the same order.
+        encoded: the test rows with their windows, their `golds`, and PyTorch's `outputs` for each window.
         edge_batches: generated batches, with PyTorch's outputs in `edge_outputs`.
     """
 
     task: Task
-    inputs: Sequence[TextInput]
-    labels: Sequence[str]
-    targets: Sequence[Any]
-    windows: Sequence[Window]
+    encoded: Encoded
+    golds: Sequence[Gold]
     outputs: Sequence[FloatArray]
     edge_batches: Sequence[Batch]
     edge_outputs: Sequence[FloatArray]
@@ -43,10 +40,10 @@ class Reference:
     seed: int
 
     def invariance_windows(self) -> list[Window]:
-        """Test rows spread over the lengths, for the batch-invariance gate."""
-        order = sorted(range(len(self.windows)), key=lambda row: len(self.windows[row]))
-        chosen = np.unique(np.linspace(0, len(order) - 1, _INVARIANCE_ROWS).round().astype(int))
-        return [self.windows[order[position]] for position in chosen]
+        """Windows of test rows spread over the lengths, for the batch-invariance gate."""
+        by_length = sorted(self.encoded.windows, key=len)
+        chosen = np.unique(np.linspace(0, len(by_length) - 1, _INVARIANCE_WINDOWS).round().astype(int))
+        return [by_length[position] for position in chosen]
 
 
 def judge(
@@ -65,37 +62,40 @@ def judge(
     """
     engine = Session(model, settings).run
     task = reference.task
-    outputs = logits_of(engine, reference.windows, reference.pad_id)
-    parity = compare(task, reference.outputs, outputs)
-    scores = task.row_scores(outputs, reference.targets)
-    losses = task.row_scores(reference.outputs, reference.targets) - scores
+    encoded, golds = reference.encoded, reference.golds
+    outputs = logits_of(engine, encoded.windows, reference.pad_id)
+    parity = compare(task, reference.outputs, outputs, encoded)
+    before, after = (task.statistics(one, encoded, golds) for one in (reference.outputs, outputs))
+    loss = task.score(before) - task.score(after)
     batch_delta = float(batch_deltas(engine, reference.invariance_windows(), reference.pad_id).max())
     gates = (
         _numeric_gates(engine, reference, parity, limits)
         if name == "fp32"
-        else _decision_gates(task, parity, float(losses.mean()), limits)
+        else _decision_gates(task, parity, loss, limits)
     )
     return VariantReport(
         name=name,
         file=model.name,
         size=model.stat().st_size,
         gates=(*gates, at_most("max_batch_delta", batch_delta, limits.max_batch_delta)),
-        metrics=task.metrics(outputs, reference.targets),
-        metric=bootstrap_interval(scores, reference.seed),
-        loss=bootstrap_interval(losses, reference.seed),
+        metrics=task.metrics(outputs, encoded, golds),
+        metric=bootstrap_interval(lambda rows: task.score(after[rows]), len(encoded), reference.seed),
+        loss=bootstrap_interval(
+            lambda rows: task.score(before[rows]) - task.score(after[rows]), len(encoded), reference.seed
+        ),
         agreement=parity.agreement,
         delta_quantiles={f"p{level:g}": float(np.percentile(parity.deltas, level)) for level in (50, 90, 99, 100)},
         mean_delta=parity.mean_delta,
         max_batch_delta=batch_delta,
         relative_time=relative_time,
         disabled_optimizers=settings.disabled_optimizers,
-        worst_rows=tuple(_changed_row(row, reference, outputs, parity) for row in parity.worst_rows(_WORST_ROWS)),
+        worst_rows=tuple(_worst_rows(reference, outputs, parity)),
     )
 
 
 def _numeric_gates(engine: Engine, reference: Reference, parity: Parity, limits: ExportSection) -> list[Gate]:
     edges = [
-        float(np.abs(engine(batch) - expected).max())
+        float(np.abs(_of_text(engine(batch) - expected, batch)).max())
         for batch, expected in zip(reference.edge_batches, reference.edge_outputs, strict=True)
     ]
     return [
@@ -107,18 +107,39 @@ def _numeric_gates(engine: Engine, reference: Reference, parity: Parity, limits:
 
 def _decision_gates(task: Task, parity: Parity, loss: float, limits: ExportSection) -> list[Gate]:
     return [
-        at_least("min_agreement", parity.agreement, limits.min_agreement),
+        at_least(
+            "min_agreement",
+            parity.agreement,
+            task.min_agreement if limits.min_agreement is None else limits.min_agreement,
+        ),
         at_most(f"max_metric_loss ({task.primary_metric})", loss, limits.max_metric_loss),
     ]
 
 
-def _changed_row(row: int, reference: Reference, outputs: Sequence[FloatArray], parity: Parity) -> ChangedRow:
-    text = reference.inputs[row].text
-    return ChangedRow(
-        row=row,
-        text=text if len(text) <= 200 else text[:199] + "…",
-        expected=reference.labels[row],
-        pytorch=reference.task.summary(reference.outputs[row]),
-        variant=reference.task.summary(outputs[row]),
-        delta=float(parity.deltas[row]),
-    )
+def _of_text(differences: FloatArray, batch: Batch) -> FloatArray:
+    """What a model says of padding is nobody's concern."""
+    return differences[batch["attention_mask"] == 1] if differences.ndim == 3 else differences
+
+
+def _worst_rows(reference: Reference, outputs: Sequence[FloatArray], parity: Parity) -> Iterator[ChangedRow]:
+    task, encoded = reference.task, reference.encoded
+    rows, spans = parity.worst_rows(_WORST_ROWS), encoded.spans()
+    for row in rows:
+        span = spans[row]
+        alone = Encoded([encoded.inputs[row]], [replace(window, row=0) for window in encoded.windows[span]])
+        pytorch, variant = (
+            task.summary(task.decode(one[span], alone, task.parameters())[0]) for one in (reference.outputs, outputs)
+        )
+        yield ChangedRow(
+            row=row,
+            text=_shortened(encoded.inputs[row], task),
+            expected=task.gold_summary(reference.golds[row]),
+            pytorch=pytorch,
+            variant=variant,
+            delta=float(parity.deltas[row]),
+        )
+
+
+def _shortened(one: Input, task: Task) -> str:
+    text = " | ".join(part for part in task.texts(one) if part is not None)
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -9,8 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from bundle.batching import plan_batches
-from tasks import Task, Window, collate
+from finetune.inference import raw_outputs
+from tasks import Encoded, Task, Window, collate
 from tasks.base import FloatArray
+from tasks.encoding import without_padding
 
 __all__ = [
     "Batch",
@@ -25,7 +27,7 @@ __all__ = [
 
 Batch = Mapping[str, npt.NDArray[np.int64]]
 Engine = Callable[[Batch], FloatArray]
-"""A collated batch to the raw outputs of its rows, float32, shape `[batch, …]`."""
+"""A collated batch to its raw outputs, float32, shape `[batch, labels]` or `[batch, tokens, labels]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,9 @@ class Parity:
     """How far a candidate's outputs are from the reference's.
 
     Attributes:
-        deltas: largest |Δlogit| of each row, shape `[rows]`.
-        mean_delta: mean |Δlogit| over all rows and labels.
-        same: whether the decoded answer is the same, row by row, shape `[rows]`.
+        deltas: largest |Δlogit| of each input, over all its windows and tokens, shape `[inputs]`.
+        mean_delta: mean |Δlogit| over all windows, tokens and labels.
+        same: whether the decoded answer is the same, input by input, shape `[inputs]`.
     """
 
     deltas: npt.NDArray[np.float64]
@@ -67,7 +69,7 @@ def torch_engine(model: PreTrainedModel) -> Engine:
     @torch.inference_mode()
     def run(batch: Batch) -> FloatArray:
         inputs = {name: torch.from_numpy(values) for name, values in batch.items() if name in accepted}
-        return np.asarray(model(**inputs).logits.float().numpy())
+        return np.asarray(raw_outputs(model(**inputs)).float().numpy())
 
     return run
 
@@ -81,18 +83,20 @@ def logits_of(
     """Raw outputs of every window, in order, run in micro-batches of similar length."""
     outputs: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(windows)
     for rows in progress(plan_batches([len(window) for window in windows])):
-        for row, output in zip(rows, engine(collate([windows[row] for row in rows], pad_id)), strict=True):
+        chosen = [windows[row] for row in rows]
+        for row, output in zip(rows, without_padding(engine(collate(chosen, pad_id)), chosen), strict=True):
             outputs[row] = output
     return outputs
 
 
-def compare(task: Task, reference: Sequence[FloatArray], candidate: Sequence[FloatArray]) -> Parity:
-    """Parity of two models' outputs over the same rows."""
+def compare(task: Task, reference: Sequence[FloatArray], candidate: Sequence[FloatArray], encoded: Encoded) -> Parity:
+    """Parity of two models' outputs over the same inputs."""
     differences = [np.abs(a.astype(np.float64) - b) for a, b in zip(reference, candidate, strict=True)]
+    largest = [float(difference.max()) for difference in differences]
     return Parity(
-        deltas=np.array([difference.max() for difference in differences]),
+        deltas=np.array([max(largest[span]) for span in encoded.spans()]),
         mean_delta=float(np.mean([difference.mean() for difference in differences])),
-        same=task.same_answer(reference, candidate),
+        same=task.same_answer(reference, candidate, encoded),
     )
 
 
@@ -129,11 +133,11 @@ def edge_cases(
 
 
 def batch_deltas(engine: Engine, windows: Sequence[Window], pad_id: int, company: int = 4) -> npt.NDArray[np.float64]:
-    """Largest |Δlogit| of each row between running alone and running among short, and among long neighbours.
+    """Largest |Δlogit| of each window between running alone and running among short, and among long neighbours.
 
     Args:
         engine: what to test.
-        windows: the rows; the shortest and the longest of them are also the company.
+        windows: what to run; the shortest and the longest of them are also the company.
         pad_id: id of the padding token.
         company: how many rows of similar length run together, and with how many neighbours.
 
@@ -146,8 +150,9 @@ def batch_deltas(engine: Engine, windows: Sequence[Window], pad_id: int, company
     for start in range(0, len(rows), company):
         group = rows[start : start + company]
         for neighbours in (rows[:company], rows[-company:]):
-            together = engine(collate([*neighbours, *group], pad_id))[len(neighbours) :]
-            for row, output in enumerate(together, start):
+            company_and_group = [*neighbours, *group]
+            outputs = without_padding(engine(collate(company_and_group, pad_id)), company_and_group)
+            for row, output in enumerate(outputs[len(neighbours) :], start):
                 deltas[row] = max(deltas[row], float(np.abs(output - alone[row]).max()))
     return deltas
 

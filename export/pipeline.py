@@ -72,7 +72,7 @@ def export_bundle(
     check_replaceable(output, MANIFEST_FILE)
     check_replaceable(variants_directory(output), VARIANTS_FILE)
     checkpoint = load_checkpoint(location)
-    data = load_data(recipe.data, seed=recipe.seed, labels=checkpoint.spec.labels)
+    data = load_data(recipe, spec=checkpoint.spec)
     digest = inputs_digest(checkpoint, recipe, data)
     if not force and is_current(output, digest):
         return ExportResult(output, json.loads((output / CERTIFICATE_FILE).read_bytes()), reused=True)
@@ -96,7 +96,7 @@ def _export(
     reference = _reference(checkpoint, task, data, recipe.seed)
     report("exporting the graph")
     graph = export_graph(checkpoint.model, work / "fp32.onnx", recipe.export.opset)
-    training = task.encode(checkpoint.tokenizer, data.train.inputs)
+    training = task.encode(checkpoint.tokenizer, data.train.inputs).windows
     rows = choose_rows([len(window) for window in training], recipe.export.calibration_rows, recipe.seed)
     calibration = [training[row] for row in rows]
     graphs = _make_variants(work, recipe.export.variants, calibration, checkpoint.pad_token_id)
@@ -105,7 +105,7 @@ def _export(
     reports = _judge_all(candidates, reference, recipe, report)
     published, reason = _choose(reports, recipe.export.variants)
     evidence = Evidence(
-        test_rows=len(reference.inputs),
+        test_rows=len(reference.encoded),
         data_fingerprint=data.fingerprint,
         edge_case_rows=sum(len(batch["input_ids"]) for batch in reference.edge_batches),
         batch_invariance_rows=len(reference.invariance_windows()),
@@ -122,16 +122,14 @@ def _export(
 
 def _reference(checkpoint: Checkpoint, task: Task, data: LabelledData, seed: int) -> Reference:
     engine = torch_engine(checkpoint.model)
-    windows = task.encode(checkpoint.tokenizer, data.test.inputs)
+    encoded = task.encode(checkpoint.tokenizer, data.test.inputs)
     config = checkpoint.model.config
     edges = edge_cases(config.vocab_size, checkpoint.spec.max_length, getattr(config, "type_vocab_size", 0) > 1, seed)
     return Reference(
         task=task,
-        inputs=data.test.inputs,
-        labels=data.test.labels,
-        targets=[task.target(label) for label in data.test.labels],
-        windows=windows,
-        outputs=logits_of(engine, windows, checkpoint.pad_token_id, _bar("PyTorch")),
+        encoded=encoded,
+        golds=data.test.golds,
+        outputs=logits_of(engine, encoded.windows, checkpoint.pad_token_id, _bar("PyTorch")),
         edge_batches=edges,
         edge_outputs=[engine(batch) for batch in edges],
         pad_id=checkpoint.pad_token_id,
@@ -204,15 +202,16 @@ def _certificate(
     choice: tuple[VariantReport, str],
     speeds: dict[str, dict[str, float]],
 ) -> Certificate:
-    task = reference.task
+    task, encoded, golds = reference.task, reference.encoded, reference.golds
+    statistics = task.statistics(reference.outputs, encoded, golds)
     return Certificate(
         name=recipe.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint_digest=checkpoint.digest,
         evidence=evidence,
         primary_metric=task.primary_metric,
-        pytorch=task.metrics(reference.outputs, reference.targets),
-        pytorch_metric=bootstrap_interval(task.row_scores(reference.outputs, reference.targets), recipe.seed),
+        pytorch=task.metrics(reference.outputs, encoded, golds),
+        pytorch_metric=bootstrap_interval(lambda rows: task.score(statistics[rows]), len(encoded), recipe.seed),
         opset=graph.opset,
         fused_attentions=graph.fused_attentions,
         layers=graph.layers,

@@ -85,7 +85,7 @@ def publish_bundle(
         session = Session(draft / MODEL_FILE, chosen.settings)
         write_golden(draft / GOLDEN_FILE, _golden_rows(session, reference, recipe.export.golden_rows))
         write_certificate(draft, certificate)
-        write_card(draft, certificate, recipe, checkpoint.spec)
+        write_card(draft, certificate, recipe, checkpoint.spec, reference.encoded.inputs[0])
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             name=recipe.name,
@@ -139,9 +139,13 @@ def tool_versions() -> dict[str, str]:
 
 def _golden_rows(session: Session, reference: Reference, count: int) -> list[GoldenRow]:
     """Test rows spread over the lengths, with the published variant's own outputs."""
-    rows = choose_rows([len(window) for window in reference.windows], count, reference.seed)
-    outputs = logits_of(session.run, [reference.windows[row] for row in rows], reference.pad_id)
-    return [GoldenRow(reference.inputs[row], output) for row, output in zip(rows, outputs, strict=True)]
+    encoded = reference.encoded
+    spans = encoded.spans()
+    rows = choose_rows([sum(map(len, encoded.windows[span])) for span in spans], count, reference.seed)
+    return [
+        GoldenRow(encoded.inputs[row], tuple(logits_of(session.run, encoded.windows[spans[row]], reference.pad_id)))
+        for row in rows
+    ]
 
 
 def _file_info(path: Path) -> FileInfo:

@@ -22,6 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from export.calibration import ActivationRange, Ranges
+from export.pruning import drop_unread
 
 __all__ = ["quantizable_inputs", "quantize"]
 
@@ -55,8 +56,8 @@ def quantize(model: Path, output: Path, ranges: Ranges | None = None) -> int:
         ranges: calibrated ranges of `quantizable_inputs`, for static activations; dynamic when None.
 
     Returns:
-        How many products were quantized. Products of two activations and the Gemms of pooler and classifier, which run
-        once a row, stay fp32.
+        How many products were quantized. Products of two activations stay fp32, and so do pooler and classifier: they
+        cost next to nothing, and what they answer is what is judged.
     """
     proto = onnx.load(model)
     graph = proto.graph
@@ -71,7 +72,9 @@ def quantize(model: Path, output: Path, ranges: Ranges | None = None) -> int:
             nodes.extend(replaced.get(id(node), [node]))
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused(graph)
+    drop_unread(graph)
+    # shapes inferred for the float graph name tensors that are gone
+    del graph.value_info[:]
     if not any(entry.domain == "com.microsoft" for entry in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(proto, output)
@@ -151,7 +154,9 @@ def _find_linears(graph: onnx.GraphProto) -> list[_Linear]:
         weight = constants[node.input[1]]
         if weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) != 2:
             continue
-        linears.append(_with_bias(node, weight.dims[1], constants, consumers, results))
+        linear = _with_bias(node, weight.dims[1], constants, consumers, results)
+        if linear.output not in results:
+            linears.append(linear)
     return linears
 
 
@@ -168,12 +173,3 @@ def _with_bias(
         if len(others) == 1 and others[0] in constants and list(constants[others[0]].dims) == [width]:
             return _Linear(product, followers[0], others[0])
     return _Linear(product, None, "")
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    # shapes inferred for the float graph name tensors that are gone
-    del graph.value_info[:]

@@ -16,7 +16,7 @@ from finetune.checkpoint import Checkpoint
 __all__ = ["Candidate", "Speeds", "choose_settings"]
 
 _TIMING_BUDGET_S = 40.0
-_TIMED_ROWS = 64
+_TIMED_WINDOWS = 64
 
 Speeds = dict[str, dict[str, float]]
 """Median milliseconds by graph and settings, then by workload."""
@@ -79,8 +79,8 @@ def _settings_worth_trying(model: Path) -> list[SessionSettings]:
 
 def _workloads(reference: Reference, checkpoint: Checkpoint) -> list[Workload]:
     vocab_size, longest = checkpoint.model.config.vocab_size, checkpoint.spec.max_length
-    step = max(1, len(reference.windows) // _TIMED_ROWS)
-    windows = reference.windows[::step][:_TIMED_ROWS]
+    step = max(1, len(reference.encoded.windows) // _TIMED_WINDOWS)
+    windows = reference.encoded.windows[::step][:_TIMED_WINDOWS]
     plan = plan_batches([len(window) for window in windows])
     return [
         *(

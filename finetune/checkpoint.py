@@ -17,9 +17,6 @@ from tasks.errors import CheckpointError
 
 __all__ = ["Checkpoint", "load_checkpoint"]
 
-_TASK_OF_ARCHITECTURE = {"ForSequenceClassification": "single_label"}
-"""How the class name of a foreign model ends, and the task that this means."""
-
 _LONGEST = 512
 """Of a foreign checkpoint, whose configuration may allow more than anybody wants to serve."""
 
@@ -126,15 +123,15 @@ def _read_config(directory: Path) -> Any:
 
 
 def _task_of(directory: Path, config: Any) -> str:
+    """By the class that the model was saved from; transformers tells sequence classifiers apart in the same way."""
     architectures = config.architectures or []
-    tasks = [task for name in architectures for ending, task in _TASK_OF_ARCHITECTURE.items() if name.endswith(ending)]
-    other_problem = config.problem_type not in (None, "single_label_classification") or config.num_labels < 2
-    if not tasks or other_problem:
-        made_for = config.problem_type or (f"{config.num_labels} label" if tasks else "no task")
-        known = ", ".join(TASKS)
-        found = f"{', '.join(architectures) or 'no architecture'} ({made_for})"
-        raise CheckpointError(f"{directory}: found {found}; this version knows: {known}")
-    return tasks[0]
+    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    for name, task in TASKS.items():
+        is_head = any(one.endswith(task.auto_model.removeprefix("AutoModel")) for one in architectures)
+        if is_head and task.problem_type in (None, problem):
+            return name
+    found = ", ".join(architectures) or "no architecture"
+    raise CheckpointError(f"{directory}: found {found}; this version knows: {', '.join(TASKS)}")
 
 
 def _labels_of(config: Any) -> tuple[str, ...]:

@@ -1,21 +1,22 @@
 """Labelled splits, checked row by row before anything is trained on them."""
 
+import dataclasses
 import hashlib
 import json
-import math
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from finetune.reading import Problem, Row, Table, format_of, read_file, read_hub
-from finetune.recipe import DataSection
-from tasks.encoding import TextInput
+from finetune.reading import format_of, read_file, read_hub
+from finetune.recipe import DataSection, Recipe
+from finetune.rows import Columns, Problem, Table
+from tasks.base import Example, Gold, Task, TaskSpec
+from tasks.catalogue import TASKS, load_task
 from tasks.errors import DataError
+from tasks.inputs import Input
 
 __all__ = ["LabelledData", "Split", "load_data", "stratified_split"]
 
@@ -24,11 +25,11 @@ _LISTED_PROBLEMS = 10
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one purpose; `inputs` and `labels` are of equal length."""
+    """Rows of one purpose; `inputs` and `golds` are of equal length."""
 
     name: str
-    inputs: list[TextInput]
-    labels: list[str]
+    inputs: list[Input]
+    golds: list[Gold]
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -40,14 +41,14 @@ class LabelledData:
 
     Attributes:
         train, validation, test: the splits.
-        labels: in the order of their ids.
+        spec: the task that they are rows of.
         fingerprint: hex SHA-256 over the rows of each split, their order, and the labels.
     """
 
     train: Split
     validation: Split
     test: Split
-    labels: tuple[str, ...]
+    spec: TaskSpec
     fingerprint: str
 
     @property
@@ -57,155 +58,168 @@ class LabelledData:
 
 
 @dataclass(frozen=True, slots=True)
-class _Labelled:
+class _Placed:
     place: str
-    input: TextInput
-    label: str
+    example: Example
 
 
-def load_data(data: DataSection, *, seed: int, labels: tuple[str, ...] | None) -> LabelledData:
+def load_data(recipe: Recipe, *, spec: TaskSpec | None = None) -> LabelledData:
     """Reads and checks the rows of a recipe.
 
     Args:
-        data: the section of the recipe, with absolute paths.
-        seed: of the stratified split, when validation is missing.
-        labels: their order; sorted from the training rows when None.
+        recipe: with absolute paths.
+        spec: of a checkpoint, which the rows must fit; made from the training rows when None.
 
     Raises:
         DataError: if a file is missing, empty or lacks a column; or, with the first ten of them by file and line and
             their number, if rows are broken, lack a text or a label, or have an unknown label.
     """
+    data, task = recipe.data, TASKS[recipe.task]
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
+    read: dict[str, list[_Placed]] = {}
     problems: list[Problem] = []
-    read: dict[str, list[_Labelled]] = {}
     for name, source in sources.items():
         if source is not None:
-            table = _read(data, source)
-            read[name], found = _checked(table, has_pair=data.text_pair_column is not None)
+            read[name], found = _examples(_read(data, source, task), task, recipe)
             problems += found
-    known = labels or _sorted_labels({row.label for row in read["train"]})
-    problems += [problem for rows in read.values() for problem in _unknown_labels(rows, known)]
-    if problems:
-        raise DataError(_listing(problems))
-    if len(known) < 2:
-        raise DataError(f"{data.train}: one label only, {known[0]!r}; expected at least two")
+    _raise_if_any(problems)
+    made = spec or _spec(read["train"], task, recipe)
+    remedy = "expected one that the checkpoint knows" if spec else _remedy(recipe)
+    _raise_if_any([problem for rows in read.values() for problem in _unknown(rows, load_task(made), remedy)])
     if "validation" not in read:
-        read["train"], read["validation"] = _cut_validation(read["train"], data, seed)
+        read["train"], read["validation"] = _cut_validation(read["train"], task, recipe)
     splits = {name: _split(name, rows) for name, rows in read.items()}
-    return LabelledData(**splits, labels=known, fingerprint=_fingerprint(splits, known))
+    return LabelledData(**splits, spec=made, fingerprint=_fingerprint(splits, made.labels))
 
 
-def stratified_split(labels: Sequence[str], fraction: float, seed: int) -> list[int]:
-    """Chooses rows for validation, each label in proportion, by largest remainder.
+def stratified_split(strata: Sequence[str], groups: Sequence[Hashable | None], fraction: float, seed: int) -> list[int]:
+    """Chooses rows for validation, each stratum in proportion, by largest remainder.
 
-    A label keeps at least one training row.
+    A group goes as a whole, with the stratum of its first row; a stratum keeps at least one group or row.
+
+    Args:
+        strata: of each row.
+        groups: of each row; None for a row of its own.
+        fraction: of the rows to choose.
+        seed: of the draws.
 
     Returns:
         The chosen rows, rising; about `fraction` of all.
     """
     generator = np.random.default_rng(seed)
-    by_label: dict[str, list[int]] = defaultdict(list)
-    for row, label in enumerate(labels):
-        by_label[label].append(row)
-    names = sorted(by_label)
-    exact = np.array([len(by_label[name]) * fraction for name in names])
+    units = _units(strata, groups)
+    names = sorted(units)
+    sizes = np.array([sum(map(len, units[name])) for name in names])
+    exact = sizes * fraction
     quota = np.floor(exact).astype(int)
-    wanted = max(1, round(len(labels) * fraction)) - int(quota.sum())
+    wanted = max(1, round(len(strata) * fraction)) - int(quota.sum())
     # ties among equal remainders are drawn, else the labels early in the alphabet would always win
     order = np.lexsort((generator.random(len(names)), -(exact - quota)))
-    room = np.array([len(by_label[name]) - 1 for name in names])
+    room = sizes - np.array([min(map(len, units[name])) for name in names])
     quota = np.minimum(quota, room)
     for index in [index for index in order if quota[index] < room[index]][: max(0, wanted)]:
         quota[index] += 1
     chosen: list[int] = []
     for name, count in zip(names, quota, strict=True):
-        chosen.extend(generator.permutation(by_label[name])[:count].tolist())
+        drawn = [units[name][index] for index in generator.permutation(len(units[name]))]
+        chosen += _filled(drawn[:-1], int(count))
     return sorted(chosen)
 
 
-def _read(data: DataSection, source: str) -> Table:
-    columns = [data.text_column, data.label_column]
-    if data.text_pair_column is not None:
-        columns.append(data.text_pair_column)
+def _units(strata: Sequence[str], groups: Sequence[Hashable | None]) -> dict[str, list[list[int]]]:
+    """The rows that go together, by stratum."""
+    units: dict[str, list[list[int]]] = defaultdict(list)
+    known: dict[Hashable, list[int]] = {}
+    for row, (stratum, group) in enumerate(zip(strata, groups, strict=True)):
+        if group is not None and group in known:
+            known[group].append(row)
+            continue
+        unit = [row]
+        units[stratum].append(unit)
+        if group is not None:
+            known[group] = unit
+    return units
+
+
+def _filled(units: Sequence[list[int]], quota: int) -> list[int]:
+    """The rows of the units that bring the number of rows nearest to the quota, taken in turn."""
+    chosen: list[int] = []
+    for unit in units:
+        if len(unit) < 2 * (quota - len(chosen)):
+            chosen += unit
+    return chosen
+
+
+def _read(data: DataSection, source: str, task: type[Task]) -> Table:
+    columns = Columns(task.fields, data.columns)
     if data.hub is not None:
         return read_hub(data.hub, data.hub_config, source, columns)
     path = Path(source)
     return read_file(path, data.format or format_of(path), columns)
 
 
-def _split(name: str, rows: Sequence[_Labelled]) -> Split:
-    return Split(name, [row.input for row in rows], [row.label for row in rows])
-
-
-def _checked(table: Table, has_pair: bool) -> tuple[list[_Labelled], list[Problem]]:
-    good, problems = [], list(table.problems)
+def _examples(table: Table, task: type[Task], recipe: Recipe) -> tuple[list[_Placed], list[Problem]]:
+    good, problems, options = [], list(table.problems), recipe.task_options
     for row in table.rows:
-        outcome = _labelled(row, has_pair)
-        if isinstance(outcome, Problem):
-            problems.append(outcome)
-        else:
-            good.append(outcome)
+        try:
+            good.append(_Placed(row.place, task.read_row(row.values, options)))
+        except DataError as error:
+            problems.append(Problem(row.place, str(error)))
     return good, problems
 
 
-def _labelled(row: Row, has_pair: bool) -> _Labelled | Problem:
-    text, label, *pair = row.values
-    wrong = _text_problem("text", text) or (_text_problem("text pair", pair[0]) if has_pair else None)
-    name = _label_name(label)
-    wrong = wrong or (None if name else f"no label (found {label!r})")
-    if wrong or name is None:
-        return Problem(row.place, wrong or "no label")
-    return _Labelled(row.place, TextInput(text, pair[0] if has_pair else None), name)
-
-
-def _text_problem(what: str, text: Any) -> str | None:
-    if text is None:
-        return f"no {what}"
-    if not isinstance(text, str):
-        return f"the {what} is {type(text).__name__} ({str(text)[:40]}), expected a string"
-    if not text.strip():
-        return f"empty {what}"
+def _spec(rows: Sequence[_Placed], task: type[Task], recipe: Recipe) -> TaskSpec:
+    golds = [row.example.gold for row in rows]
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return f"the {what} holds a lone surrogate, expected Unicode text"
-    return None
+        return task.make_spec(golds, labels=recipe.labels, max_length=recipe.max_length, options=recipe.task_options)
+    except DataError as error:
+        raise DataError(f"{recipe.data.train}: {error}") from None
 
 
-def _label_name(label: Any) -> str | None:
-    """A label as text; None when there is none."""
-    if isinstance(label, str):
-        return label if label.strip() else None
-    # a truth value is an int to Python, but names nothing
-    is_number = isinstance(label, int | float) and not isinstance(label, bool)
-    return str(label) if is_number and not math.isnan(label) else None
+def _unknown(rows: Sequence[_Placed], task: Task, remedy: str) -> Iterator[Problem]:
+    for row in rows:
+        try:
+            task.check(row.example.gold)
+        except DataError as error:
+            yield Problem(row.place, f"{error}; {remedy}")
 
 
-def _sorted_labels(labels: set[str]) -> tuple[str, ...]:
-    """By number where all are whole numbers, else by name."""
-    if all(re.fullmatch(r"-?\d+", label) for label in labels):
-        return tuple(sorted(labels, key=int))
-    return tuple(sorted(labels))
+def _remedy(recipe: Recipe) -> str:
+    if recipe.labels:
+        return "expected one of the recipe's labels"
+    return "expected one of the training labels, or list it in the recipe's labels"
 
 
-def _unknown_labels(rows: Iterable[_Labelled], known: Sequence[str]) -> list[Problem]:
-    names = set(known)
-    return [Problem(row.place, f"unknown label {row.label!r}") for row in rows if row.label not in names]
-
-
-def _listing(problems: Sequence[Problem]) -> str:
+def _raise_if_any(problems: Sequence[Problem]) -> None:
+    if not problems:
+        return
     count = len(problems)
     shown = "" if count <= _LISTED_PROBLEMS else f"; the first {_LISTED_PROBLEMS}"
     head = f"{count} bad row{'s' if count > 1 else ''}{shown}:"
-    return "\n".join([head, *(f"  {problem}" for problem in problems[:_LISTED_PROBLEMS])])
+    raise DataError("\n".join([head, *(f"  {problem}" for problem in problems[:_LISTED_PROBLEMS])]))
 
 
-def _cut_validation(rows: list[_Labelled], data: DataSection, seed: int) -> tuple[list[_Labelled], list[_Labelled]]:
-    chosen = set(stratified_split([row.label for row in rows], data.validation_fraction, seed))
+def _split(name: str, rows: Sequence[_Placed]) -> Split:
+    return Split(name, [row.example.input for row in rows], [row.example.gold for row in rows])
+
+
+def _cut_validation(rows: Sequence[_Placed], task: type[Task], recipe: Recipe) -> tuple[list[_Placed], list[_Placed]]:
+    groups = [task.group(row.example.input) for row in rows]
+    strata = _strata([task.names(row.example.gold) for row in rows])
+    chosen = set(stratified_split(strata, groups, recipe.data.validation_fraction, recipe.seed))
     if not chosen:
-        raise DataError(f"{data.train}: every label has one row; expected more, to cut validation rows from")
+        raise DataError(
+            f"{recipe.data.train}: no row to spare for validation, each label has one; expected more rows, "
+            "or data.validation"
+        )
     kept = [row for index, row in enumerate(rows) if index not in chosen]
     return kept, [rows[index] for index in sorted(chosen)]
+
+
+def _strata(names: Sequence[tuple[str, ...]]) -> list[str]:
+    """The rarest label of each row; rows without one are a stratum too."""
+    counts = Counter(name for row in names for name in row)
+    return [min(row, key=lambda name: (counts[name], name), default="") for row in names]
 
 
 def _fingerprint(splits: Mapping[str, Split], labels: Sequence[str]) -> str:
@@ -213,6 +227,6 @@ def _fingerprint(splits: Mapping[str, Split], labels: Sequence[str]) -> str:
     for name in sorted(splits):
         split = splits[name]
         total.update(f"\n{name} {len(split)}\n".encode())
-        for one, label in zip(split.inputs, split.labels, strict=True):
-            total.update(json.dumps([one.text, one.text_pair, label]).encode() + b"\n")
+        for row in zip(split.inputs, split.golds, strict=True):
+            total.update(json.dumps(row, default=dataclasses.asdict).encode() + b"\n")
     return total.hexdigest()

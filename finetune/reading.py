@@ -1,23 +1,25 @@
 """Rows out of files and hub data sets, each with the place it came from.
 
-Everything goes through the `datasets` library, streamed, so that local files leave nothing in a cache. JSON Lines are
-read as lines and parsed here: `datasets`' own JSON reader infers types, and turns a column of dates into timestamps.
+Tables go through the `datasets` library, streamed, so that local files leave nothing in a cache. JSON Lines are read as
+lines and parsed here: `datasets`' own JSON reader infers types, and turns a column of dates into timestamps.
 """
 
 import csv
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finetune.formats import read_conll, read_squad
 from finetune.recipe import Format
+from finetune.rows import Columns, Problem, Row, Table, table_of
 from tasks.errors import DataError
 
-__all__ = ["Problem", "Row", "Table", "format_of", "read_file", "read_hub"]
+__all__ = ["format_of", "read_file", "read_hub"]
 
 _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
@@ -25,35 +27,11 @@ _SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
+    ".conll": "conll",
+    ".iob2": "conll",
+    ".bio": "conll",
+    ".json": "squad",
 }
-_SEPARATORS = {"csv": ",", "tsv": "\t"}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The wanted columns of one row, in the order asked for; None where a value is missing."""
-
-    place: str
-    values: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with one row; `place` is `file:line`."""
-
-    place: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What a file gave: its readable rows, and what is wrong with the others."""
-
-    rows: list[Row]
-    problems: list[Problem]
 
 
 def format_of(path: Path) -> Format:
@@ -67,8 +45,8 @@ def format_of(path: Path) -> Format:
     return _SUFFIXES[path.suffix.lower()]
 
 
-def read_file(path: Path, file_format: Format, columns: Sequence[str]) -> Table:
-    """Reads the named columns of a file.
+def read_file(path: Path, file_format: Format, columns: Columns) -> Table:
+    """Reads the wanted columns of a file.
 
     Raises:
         DataError: if the file is missing, empty, unreadable as a whole, or lacks a column.
@@ -76,18 +54,18 @@ def read_file(path: Path, file_format: Format, columns: Sequence[str]) -> Table:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: empty file; expected rows with {_listed(columns)}")
+        raise DataError(f"{path}: empty file; expected rows with {columns.wanted()}")
     if file_format != "parquet" and (broken := _encoding_problems(path)):
         return Table([], broken)
     with _quiet_datasets():
-        table = _READERS[file_format](path, file_format, columns)
+        table = _READERS[file_format](path, columns)
     if not table.rows and not table.problems:
-        raise DataError(f"{path}: no rows; expected rows with {_listed(columns)}")
+        raise DataError(f"{path}: no rows; expected rows with {columns.wanted()}")
     return table
 
 
-def read_hub(hub: str, config: str | None, split: str, columns: Sequence[str]) -> Table:
-    """Reads the named columns of a split of a hub data set, or of a local directory of one.
+def read_hub(hub: str, config: str | None, split: str, columns: Columns) -> Table:
+    """Reads the wanted columns of a split of a hub data set, or of a local directory of one.
 
     A hub data set is kept in the library's own cache; a local directory leaves nothing there.
 
@@ -104,28 +82,32 @@ def read_hub(hub: str, config: str | None, split: str, columns: Sequence[str]) -
             )
         except Exception as error:  # the library raises many unrelated types
             raise DataError(f"{hub}[{split}]: cannot be loaded: {_first_line(error)}") from None
-        _check_columns(f"{hub}[{split}]", dataset.column_names, columns)
-        values = [_named(dataset.features[column], list(dataset[column])) for column in columns]
-    return Table([Row(f"{hub}[{split}]:{i}", row) for i, row in enumerate(zip(*values, strict=True), 1)], [])
+        chosen = columns.find(f"{hub}[{split}]", dataset.column_names)
+        values = {field: _named(dataset.features[column], list(dataset[column])) for field, column in chosen.items()}
+        places = [f"{hub}[{split}]:{number}" for number in range(1, len(dataset) + 1)]
+    return Table(_rows(places, values), [])
 
 
-def _read_json_lines(path: Path, _: Format, columns: Sequence[str]) -> Table:
-    rows, problems, seen = [], [], dict.fromkeys(columns, False)
-    first_keys: list[str] = []
+def _rows(places: Sequence[str], values: Mapping[str, Sequence[Any]]) -> list[Row]:
+    """Rows of columns of equal length, by their fields."""
+    return [
+        Row(place, dict(zip(values, row, strict=True)))
+        for place, row in zip(places, zip(*values.values(), strict=True), strict=True)
+    ]
+
+
+def _read_json_lines(path: Path, columns: Columns) -> Table:
+    entries: list[tuple[str, dict[str, Any]]] = []
+    problems = []
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         entry = _json_object(line)
         if isinstance(entry, str):
             problems.append(Problem(f"{path}:{number}", entry))
-            continue
-        first_keys = first_keys or list(entry)
-        for column in columns:
-            seen[column] |= column in entry
-        rows.append(Row(f"{path}:{number}", tuple(entry.get(column) for column in columns)))
-    if rows and not all(seen.values()):
-        _check_columns(str(path), [*first_keys, *(key for key in columns if seen[key])], columns)
-    return Table(rows, problems)
+        else:
+            entries.append((f"{path}:{number}", entry))
+    return table_of(str(path), entries, columns, problems)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -145,23 +127,23 @@ def _json_object(line: str) -> dict[str, Any] | str:
     return entry if isinstance(entry, dict) else f"expected a JSON object, found {type(entry).__name__}"
 
 
-def _read_separated(path: Path, file_format: Format, columns: Sequence[str]) -> Table:
+def _read_separated(path: Path, columns: Columns, separator: str) -> Table:
     import datasets
 
-    separator = _SEPARATORS[file_format]
     header, numbers, problems = _records(path, separator)
-    _check_columns(str(path), header, columns)
+    chosen = columns.find(str(path), header)
     if problems:
         return Table([], problems)
     # every column as text: type inference would make 7 of 007, and nothing of NA
-    features = datasets.Features({name: datasets.Value("string") for name in columns})
+    features = datasets.Features({name: datasets.Value("string") for name in chosen.values()})
     options = {"sep": separator, "keep_default_na": False, "encoding": "utf-8-sig", "features": features}
-    values: list[tuple[Any, ...]] = []
+    values: dict[str, list[Any]] = {field: [] for field in chosen}
     for table in _stream("csv", path, **options):
-        values.extend(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
-    exact = len(numbers) == len(values)
-    places = [f"{path}:{number}" for number in numbers] if exact else _row_places(path, len(values))
-    return Table([Row(place, row) for place, row in zip(places, values, strict=True)], [])
+        for field, column in chosen.items():
+            values[field].extend(table.column(column).to_pylist())
+    count = len(next(iter(values.values())))
+    places = [f"{path}:{number}" for number in numbers] if len(numbers) == count else _row_places(path, count)
+    return Table(_rows(places, values), [])
 
 
 def _records(path: Path, separator: str) -> tuple[list[str], list[int], list[Problem]]:
@@ -188,24 +170,26 @@ def _holds_something(record: list[str]) -> bool:
     return len(record) > 1 or bool(record and record[0].strip())
 
 
-def _read_parquet(path: Path, _: Format, columns: Sequence[str]) -> Table:
+def _read_parquet(path: Path, columns: Columns) -> Table:
     import datasets
 
     tables = list(_stream("parquet", path))
-    _check_columns(str(path), tables[0].column_names if tables else [], columns)
+    chosen = columns.find(str(path), tables[0].column_names if tables else [])
     features = datasets.Features.from_arrow_schema(tables[0].schema)
-    values = [
-        _named(features[name], [one for table in tables for one in table.column(name).to_pylist()]) for name in columns
-    ]
-    rows = list(zip(*values, strict=True))
-    return Table([Row(place, row) for place, row in zip(_row_places(path, len(rows)), rows, strict=True)], [])
+    values = {
+        field: _named(features[column], [one for table in tables for one in table.column(column).to_pylist()])
+        for field, column in chosen.items()
+    }
+    return Table(_rows(_row_places(path, sum(map(len, tables))), values), [])
 
 
-_READERS: dict[Format, Callable[[Path, Format, Sequence[str]], Table]] = {
-    "csv": _read_separated,
-    "tsv": _read_separated,
+_READERS: dict[Format, Callable[[Path, Columns], Table]] = {
+    "csv": partial(_read_separated, separator=","),
+    "tsv": partial(_read_separated, separator="\t"),
     "jsonl": _read_json_lines,
     "parquet": _read_parquet,
+    "conll": read_conll,
+    "squad": read_squad,
 }
 
 
@@ -227,11 +211,21 @@ def _stream(builder: str, path: Path, **options: Any) -> Iterator[Any]:
 
 def _named(feature: Any, values: list[Any]) -> list[Any]:
     """Class numbers as the names that the data set gives them; anything else as it is."""
-    if not hasattr(feature, "int2str"):
-        return values
-    # -1 is the library's mark of a row without a label
-    names = dict(enumerate(feature.names)) | {-1: None}
-    return [names.get(value, value) for value in values]
+    convert = _converter(feature)
+    return values if convert is None else [convert(value) for value in values]
+
+
+def _converter(feature: Any) -> Callable[[Any], Any] | None:
+    """What puts names for class numbers, also in lists and structures; None where there are none."""
+    if hasattr(feature, "int2str"):
+        # -1 is the library's mark of a row without a label
+        names = dict(enumerate(feature.names)) | {-1: None}
+        return lambda value: names.get(value, value)
+    if isinstance(feature, dict):
+        inner = {key: one for key, part in feature.items() if (one := _converter(part))}
+        return (lambda value: value and value | {key: one(value[key]) for key, one in inner.items()}) if inner else None
+    item = _converter(feature.feature) if hasattr(feature, "feature") else None
+    return (lambda values: values and [item(value) for value in values]) if item else None
 
 
 def _encoding_problems(path: Path) -> list[Problem]:
@@ -252,18 +246,8 @@ def _encoding_problems(path: Path) -> list[Problem]:
     return problems
 
 
-def _check_columns(place: str, found: Sequence[str], wanted: Sequence[str]) -> None:
-    for column in wanted:
-        if column not in found:
-            raise DataError(f"{place}: no column {column!r}; found {_listed(list(dict.fromkeys(found)))}")
-
-
 def _row_places(path: Path, count: int) -> list[str]:
     return [f"{path}:row {number}" for number in range(1, count + 1)]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names)) or "none"
 
 
 def _first_line(error: Exception) -> str:

@@ -5,28 +5,29 @@ Nothing heavy is imported here, so that `--help` and a recipe's errors come at o
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator
 
+from finetune.contradictions import data_contradictions, task_contradictions
+from tasks.base import Frozen
 from tasks.catalogue import TASKS
 from tasks.checkpoint import RUN_FILE
 from tasks.errors import CheckpointError, RecipeError
 
 __all__ = ["DataSection", "ExportSection", "Format", "Recipe", "TrainSection", "load_recipe", "recipe_of_run"]
 
-Format = Literal["csv", "tsv", "jsonl", "parquet"]
-Label = Annotated[str, Field(min_length=1)]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "conll", "squad"]
+Name = Annotated[str, Field(min_length=1)]
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
+_DEFAULT_TASK = "single_label"
+_Model = TypeVar("_Model", bound=BaseModel)
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-
-class DataSection(_Section):
+class DataSection(Frozen):
     """`[data]`: where the rows stand and which columns matter."""
 
     hub: str | None = Field(default=None, description="Id of a hub data set, or a local directory of one.")
@@ -35,15 +36,17 @@ class DataSection(_Section):
     validation: str | None = Field(default=None, min_length=1, description="As `train`; cut from it when missing.")
     test: str = Field(min_length=1, description="As `train`; used once, at the end, and for the parity check.")
     format: Format | None = Field(default=None, description="Of the files; told from their suffix when missing.")
-    text_column: str = Field(default="text", min_length=1)
-    text_pair_column: str | None = Field(default=None, min_length=1)
-    label_column: str = Field(default="label", min_length=1)
+    columns: dict[str, Name] = Field(
+        default={},
+        description="The column of each field of the task that does not bear the field's name; optional fields are "
+        "read only when named here.",
+    )
     validation_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="Share of the training rows, stratified, when `validation` is missing."
     )
 
 
-class TrainSection(_Section):
+class TrainSection(Frozen):
     """`[train]`: the defaults are Mosbach et al. 2021 (arXiv:2006.04884), shortened, for a model of BERT-base size."""
 
     learning_rate: float = Field(default=3e-5, gt=0, le=1, description="Peak; linear warm-up, then linear decay to 0.")
@@ -64,7 +67,7 @@ class TrainSection(_Section):
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 autocast is meant for GPUs.")
 
 
-class ExportSection(_Section):
+class ExportSection(Frozen):
     """`[export]`: what is built from the checkpoint and the gates it must pass."""
 
     variants: tuple[Literal["fp32", "int8-dynamic", "int8-static"], ...] = Field(
@@ -72,22 +75,27 @@ class ExportSection(_Section):
     )
     calibration_rows: int = Field(default=256, ge=1, description="Training rows that set the static int8 scales.")
     max_logit_delta: float = Field(default=1e-4, gt=0, description="fp32 against PyTorch.")
-    min_agreement: float = Field(default=0.985, ge=0, le=1, description="Same answers, int8 against PyTorch.")
+    min_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="Same answers, int8 against PyTorch; the task's own limit when missing."
+    )
     max_metric_loss: float = Field(default=0.005, ge=0, le=1, description="Of the task's metric, int8.")
     max_batch_delta: float = Field(default=1e-6, ge=0, description="Of a text's logits, whatever the company.")
     opset: int = Field(default=20, ge=18, le=23)
     golden_rows: int = Field(default=16, ge=1)
 
 
-class Recipe(_Section):
+class Recipe(Frozen):
     """A whole recipe. `load_recipe` makes its paths absolute; it keeps no path of its own."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9_-]*$")
     base_model: str = Field(min_length=1, description="Hub id, local directory, or `package:module/folder`.")
-    task: str = "single_label"
+    task: str = _DEFAULT_TASK
     max_length: int = Field(default=128, ge=4, le=8192, description="Longest input in tokens, special ones included.")
-    labels: tuple[Label, ...] | None = Field(default=None, description="Fixes their order; else sorted.")
+    labels: tuple[Name, ...] | None = Field(
+        default=None, min_length=1, description="Fixes their order; else sorted. Of entities, their types."
+    )
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
+    options: dict[str, JsonValue] = Field(default={}, description="What the task lets a recipe choose.")
     data: DataSection
     train: TrainSection = TrainSection()
     export: ExportSection = ExportSection()
@@ -98,6 +106,11 @@ class Recipe(_Section):
         if task not in TASKS:
             raise ValueError(f"one of {', '.join(TASKS)}")
         return task
+
+    @property
+    def task_options(self) -> BaseModel:
+        """The task's options with their defaults."""
+        return _parsed(TASKS[self.task].options, self.options)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; `Recipe.model_validate` reads them back."""
@@ -143,18 +156,34 @@ def recipe_of_run(checkpoint: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _validated(raw: dict[str, Any], overrides: Sequence[str], path: Path, *, written: bool = True) -> Recipe:
     problems = [problem for text in overrides if (problem := _override(raw, text))]
-    recipe: Recipe | None = None
-    try:
-        # JSON mode is strict about types and yet takes a list for a tuple
-        recipe = Recipe.model_validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as error:
-        problems += [_describe(detail) for detail in error.errors(include_url=False)]
+    problems += _problems(Recipe, raw) + _task_problems(raw)
     if written:
-        problems += _contradictions(raw)
-    if problems or recipe is None:
+        problems += data_contradictions(raw)
+    if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RecipeError("\n".join([f"{path}: {count} in the recipe", *(f"  {problem}" for problem in problems)]))
-    return recipe
+    return _parsed(Recipe, raw)
+
+
+def _task_problems(raw: dict[str, Any]) -> list[str]:
+    task, options = TASKS.get(str(raw.get("task", _DEFAULT_TASK))), raw.get("options", {})
+    if task is None:
+        return []
+    found = _problems(task.options, options, "options") if isinstance(options, dict) else []
+    return [*found, *task_contradictions(raw, task)]
+
+
+def _parsed(model: type[_Model], raw: dict[str, Any]) -> _Model:
+    # JSON mode is strict about types and yet takes a list for a tuple
+    return model.model_validate_json(json.dumps(raw, default=str), strict=True)
+
+
+def _problems(model: type[BaseModel], raw: dict[str, Any], *section: str) -> list[str]:
+    try:
+        _parsed(model, raw)
+    except ValidationError as error:
+        return [_describe(model, detail, section) for detail in error.errors(include_url=False)]
+    return []
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -189,13 +218,13 @@ def _toml_value(text: str) -> Any:
     return values["value"] if len(values) == 1 else text
 
 
-def _describe(detail: Any) -> str:
-    key = ".".join(map(str, detail["loc"]))
+def _describe(model: type[BaseModel], detail: Any, section: Sequence[str]) -> str:
+    key = ".".join(map(str, [*section, *detail["loc"]]))
     if detail["type"] == "missing":
         return f"{key}: missing; expected a value"
     found = json.dumps(detail["input"], ensure_ascii=False, default=str)
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key (found {found}); expected one of {', '.join(_keys(detail['loc'][:-1]))}"
+        return f"{key}: unknown key (found {found}); expected one of {', '.join(_keys(model, detail['loc'][:-1]))}"
     expected = (
         detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Value should ")
     )
@@ -209,47 +238,18 @@ _EXPECTED = {
     "bool_type": "true or false",
     "string_type": "a string",
     "string_too_short": "a string that is not empty",
+    "too_short": "at least one",
     "tuple_type": "a list",
+    "dict_type": "a section",
     "model_type": "a section",
     "string_pattern_mismatch": "lower-case letters, digits, - and _, a letter or digit first",
 }
 
 
-def _keys(section: Sequence[str | int]) -> list[str]:
-    model: Any = Recipe
+def _keys(model: Any, section: Sequence[str | int]) -> list[str]:
     for part in section:
         model = model.model_fields[str(part)].annotation
     return list(model.model_fields)
-
-
-def _contradictions(raw: dict[str, Any]) -> Iterator[str]:
-    """Combinations that make no sense, in a recipe that may have other problems too."""
-    section = raw.get("data")
-    data: dict[str, Any] = section if isinstance(section, dict) else {}
-    if "hub" in data and "format" in data:
-        yield "data.format: found together with data.hub; expected without it, a hub data set knows its format"
-    if "hub_config" in data and "hub" not in data:
-        yield "data.hub_config: found without data.hub; expected together with it"
-    if "validation" in data and "validation_fraction" in data:
-        yield "data.validation_fraction: found together with data.validation; expected one of the two"
-    for left, right in [("train", "test"), ("train", "validation"), ("validation", "test")]:
-        if left in data and data[left] == data.get(right):
-            yield f"data.{right}: found the same as data.{left}; expected other rows"
-    columns = [data.get("text_column", "text"), data.get("text_pair_column"), data.get("label_column", "label")]
-    named = [str(column) for column in columns if column is not None]
-    if len(set(named)) < len(named):
-        yield f"data: found the columns {', '.join(named)}; expected a column of its own for each"
-    yield from _label_contradictions(raw.get("labels"))
-
-
-def _label_contradictions(labels: Any) -> Iterator[str]:
-    if not isinstance(labels, list):
-        return
-    if len(labels) < 2:
-        yield f"labels: found {labels}; expected at least two"
-    repeated = sorted({str(label) for label in labels if labels.count(label) > 1})
-    if repeated:
-        yield f"labels: found {', '.join(repeated)} more than once; expected each label once"
 
 
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -20,17 +19,22 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from finetune.inference import model_inputs, predict, to_tensors
 from finetune.recipe import Recipe
-from tasks.base import Task
-from tasks.encoding import Window, collate
+from tasks.base import Encoded, Gold, Task
+from tasks.encoding import collate
 from tasks.errors import InterruptionError, ParitybitError
 
-__all__ = ["Example", "TrainingLog", "read_training_log", "train"]
-
-Example = tuple[Window, Any]
-"""A window and what the loss wants for it."""
+__all__ = ["EncodedSplit", "TrainingLog", "read_training_log", "train"]
 
 _LOG_FILE = "trained.json"
 _STATE_FILE = "trainer_state.json"  # Trainer writes it last into each of its checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSplit:
+    """The rows of a split with their windows and gold answers."""
+
+    encoded: Encoded
+    golds: Sequence[Gold]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ def train(
     task: Task,
     *,
     model: torch.nn.Module,
-    splits: tuple[Sequence[Example], Sequence[Example]],
+    splits: tuple[EncodedSplit, EncodedSplit],
     pad_id: int,
     work: Path,
     report: Callable[[str], None],
@@ -89,7 +93,7 @@ def train(
         _freeze_embeddings(model)
     if recipe.train.dropout is not None:
         _set_dropout(model, recipe.train.dropout)
-    steps_per_epoch = math.ceil(len(training) / recipe.train.batch_size)
+    steps_per_epoch = math.ceil(len(training.encoded.windows) / recipe.train.batch_size)
     stop, bar = _StopOnSignal(), _Progress(recipe.train.epochs, report, task.primary_metric)
     callbacks: list[TrainerCallback] = [bar, stop]
     if recipe.train.early_stopping_patience:
@@ -180,34 +184,41 @@ class _Trainer(Trainer):
         self,
         *,
         task: Task,
-        validation: Sequence[Example],
+        validation: EncodedSplit,
         pad_id: int,
         model: torch.nn.Module,
         args: TrainingArguments,
-        training: Sequence[Example],
+        training: EncodedSplit,
     ) -> None:
+        windows = training.encoded.windows
         self._task = task
-        self._lengths = [len(window) for window, _ in training]
-        self._windows = [window for window, _ in validation]
-        self._targets = [target for _, target in validation]
+        self._lengths = [len(window) for window in windows]
+        self._validation = validation
         self._pad_id = pad_id
         self._plain_model = model
         names = model_inputs(model)
 
-        def batch(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-            tensors = to_tensors(collate([window for window, _ in examples], pad_id), names)
-            return tensors | {"labels": torch.from_numpy(np.asarray([target for _, target in examples]))}
+        targets = task.targets(training.encoded, training.golds)
 
+        def batch(rows: Sequence[int]) -> dict[str, torch.Tensor]:
+            chosen = [windows[row] for row in rows]
+            gold = task.collate_targets([targets[row] for row in rows], max(map(len, chosen)))
+            tensors = to_tensors(collate(chosen, pad_id), names)
+            return tensors | {name: torch.from_numpy(values) for name, values in gold.items()}
+
+        rows = list(range(len(windows)))
         # evaluation is ours, but Trainer insists on a data set for it
-        super().__init__(model=model, args=args, data_collator=batch, train_dataset=training, eval_dataset=validation)
+        super().__init__(model=model, args=args, data_collator=batch, train_dataset=rows, eval_dataset=rows)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return _LengthGroupedSampler(self, self._lengths)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Validation metrics by the task, on batches of similar length."""
-        outputs = predict(self._plain_model, self._windows, self._pad_id)
-        metrics = {f"eval_{key}": value for key, value in self._task.metrics(outputs, self._targets).items()}
+        """Validation metrics by the task, with thresholds tuned on these very rows, on batches of similar length."""
+        encoded, golds = self._validation.encoded, self._validation.golds
+        outputs = predict(self._plain_model, encoded.windows, self._pad_id)
+        values = self._task.tuned(outputs, encoded, golds).metrics(outputs, encoded, golds)
+        metrics = {f"eval_{key}": value for key, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

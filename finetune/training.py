@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +20,7 @@ from tasks.base import Task, TaskSpec
 from tasks.catalogue import load_task
 from tasks.checkpoint import METRICS_FILE, RUN_FILE, TASK_FILE, TaskFile, is_finished
 from tasks.directory import check_replaceable, publish_directory
-from tasks.encoding import Tokenizer
-from tasks.errors import ParitybitError
+from tasks.errors import DataError, InputError, ParitybitError
 
 __all__ = ["FinetuneResult", "finetune"]
 
@@ -83,10 +82,9 @@ def finetune(
 
 
 def _open(recipe: Recipe) -> _Inputs:
-    data = load_data(recipe.data, seed=recipe.seed, labels=recipe.labels)
+    data = load_data(recipe)
     base = open_base_model(recipe.base_model, recipe.max_length)
-    task = load_task(TaskSpec(task=recipe.task, labels=data.labels, max_length=recipe.max_length))
-    return _Inputs(recipe, data, base, task, inputs_digest(recipe, data.fingerprint, base.digest))
+    return _Inputs(recipe, data, base, load_task(data.spec), inputs_digest(recipe, data.fingerprint, base.digest))
 
 
 def _reuse(inputs: _Inputs, output: Path) -> FinetuneResult | None:
@@ -112,7 +110,7 @@ def _train_and_publish(
     from finetune.trainer import read_training_log, train
 
     began = time.perf_counter()
-    summary = data_report(inputs.data, inputs.base.tokenizer)
+    summary = data_report(inputs.data, inputs.task, inputs.base.tokenizer)
     report(summary.to_text())
     with quiet_transformers():
         log = read_training_log(work)
@@ -121,14 +119,14 @@ def _train_and_publish(
                 inputs.recipe,
                 inputs.task,
                 model=_fresh_model(inputs),
-                splits=(_examples(inputs, inputs.data.train), _examples(inputs, inputs.data.validation)),
+                splits=(_encoded(inputs, inputs.data.train), _encoded(inputs, inputs.data.validation)),
                 pad_id=inputs.base.tokenizer.pad_id,
                 work=work,
                 report=report,
             )
         trained = time.perf_counter()
         model = _load_model(inputs, log.best_checkpoint)
-        metrics = _measure(inputs, model, report)
+        task, metrics = _measure(inputs, model, report)
         timings = {
             "training_seconds": log.seconds,
             "measuring_seconds": round(time.perf_counter() - trained, 1),
@@ -137,7 +135,7 @@ def _train_and_publish(
         record = _record(inputs, summary) | {"timings": timings, "training": asdict(log) | {"best_checkpoint": None}}
         record["training"]["best_checkpoint"] = Path(log.best_checkpoint).name
         with publish_directory(output, TASK_FILE) as draft:
-            _write(draft, inputs, model, record, metrics)
+            _write(draft, inputs, task.spec, model, record, metrics)
     return metrics
 
 
@@ -153,13 +151,15 @@ def _load_model(inputs: _Inputs, location: str) -> Any:
     import torch
     import transformers
 
-    labels = dict(enumerate(inputs.data.labels))
+    labels = dict(enumerate(inputs.task.spec.labels))
+    problem = {"problem_type": inputs.task.problem_type} if inputs.task.problem_type else {}
     try:
         model = getattr(transformers, inputs.task.auto_model).from_pretrained(
             location,
             num_labels=len(labels),
             id2label=labels,
             label2id={label: index for index, label in labels.items()},
+            **problem,
             # an old head of another size is no reason to stop
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
@@ -172,32 +172,32 @@ def _load_model(inputs: _Inputs, location: str) -> Any:
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-def _examples(inputs: _Inputs, split: Split) -> list[tuple[Any, Any]]:
-    windows = inputs.task.encode(inputs.base.tokenizer, split.inputs)
-    # a long input may give several windows; each learns the label of its input
-    return [(window, inputs.task.target(split.labels[window.row])) for window in windows]
+def _encoded(inputs: _Inputs, split: Split) -> Any:
+    from finetune.trainer import EncodedSplit
+
+    try:
+        return EncodedSplit(inputs.task.encode(inputs.base.tokenizer, split.inputs), split.golds)
+    except InputError as error:
+        raise DataError(f"{split.name} rows: {error}") from None
 
 
-def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> dict[str, Any]:
-    """Metrics of the best model; the only time that the test rows are looked at."""
-    metrics: dict[str, Any] = {"primary_metric": inputs.task.primary_metric}
-    for split in (inputs.data.validation, inputs.data.test):
-        metrics[split.name], concerns = _measure_split(inputs, model, split, inputs.base.tokenizer)
-        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[split.name].items())
-        report(f"{split.name}: {values}")
-        for concern in concerns:
-            report(f"warning: {split.name}: {concern}")
-    return metrics
-
-
-def _measure_split(
-    inputs: _Inputs, model: Any, split: Split, tokenizer: Tokenizer
-) -> tuple[dict[str, float], Sequence[str]]:
+def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tuple[Task, dict[str, Any]]:
+    """The task with the thresholds that suit the validation rows, and its metrics; the test rows are used only here."""
     from finetune.inference import predict
 
-    outputs = predict(model, inputs.task.encode(tokenizer, split.inputs), tokenizer.pad_id)
-    targets = [inputs.task.target(label) for label in split.labels]
-    return inputs.task.metrics(outputs, targets), inputs.task.concerns(outputs)
+    task = inputs.task
+    metrics: dict[str, Any] = {"primary_metric": task.primary_metric}
+    for split in (inputs.data.validation, inputs.data.test):
+        rows = _encoded(inputs, split)
+        outputs = predict(model, rows.encoded.windows, inputs.base.tokenizer.pad_id)
+        if split is inputs.data.validation:
+            task = task.tuned(outputs, rows.encoded, rows.golds)
+        metrics[split.name] = task.metrics(outputs, rows.encoded, rows.golds)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[split.name].items())
+        report(f"{split.name}: {values}")
+        for concern in task.concerns(outputs, rows.encoded):
+            report(f"warning: {split.name}: {concern}")
+    return task, metrics
 
 
 def _record(inputs: _Inputs, summary: DataReport) -> dict[str, Any]:
@@ -213,14 +213,15 @@ def _record(inputs: _Inputs, summary: DataReport) -> dict[str, Any]:
     }
 
 
-def _write(draft: Path, inputs: _Inputs, model: Any, record: dict[str, Any], metrics: dict[str, Any]) -> None:
+def _write(
+    draft: Path, inputs: _Inputs, spec: TaskSpec, model: Any, record: dict[str, Any], metrics: dict[str, Any]
+) -> None:
     model.save_pretrained(draft)
     inputs.base.hf_tokenizer.save_pretrained(draft)
     # byte for byte what was trained on
     (draft / "tokenizer.json").write_bytes(inputs.base.tokenizer_json)
     write_json(draft / RUN_FILE, record)
     write_json(draft / METRICS_FILE, metrics)
-    spec = inputs.task.spec
     task_file = TaskFile(task=spec.task, max_length=spec.max_length, options=spec.options)
     write_json(draft / TASK_FILE, task_file.model_dump(mode="json"))
 

@@ -1,5 +1,6 @@
 """`paritybit`: a thin skin over the stages, each imported only when its command runs."""
 
+import io
 import json
 import os
 import sys
@@ -105,18 +106,21 @@ def export(checkpoint: str, recipe: Path | None, output: Path | None, overrides:
     paritybit predict build/banking77/bundle "Where is my card?"
     paritybit predict build/banking77/bundle "Where is my card?" "How old must I be?" -p top_k=3
     paritybit predict build/banking77/bundle - < texts.txt
+    paritybit predict build/squad/bundle --json '{"question": "Who?", "context": "Ann came."}'
     """,
 )
 @click.argument("bundle", type=_PATH)
 @click.argument("texts", nargs=-1, required=True)
 @click.option("-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter of the task.")
-def predict(bundle: Path, texts: tuple[str, ...], parameters: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Each text is an input as a JSON object: text_pair, question, …")
+def predict(bundle: Path, texts: tuple[str, ...], parameters: tuple[str, ...], as_json: bool) -> None:
     """Answer TEXTS with BUNDLE, a JSON object a line; `-` reads a text a line from standard input."""
     from bundle import Predictor
 
     predictor = Predictor.load(bundle)
-    rows = [line.rstrip("\n") for line in _stdin_lines()] if texts == ("-",) else list(texts)
-    for answer in predictor(rows, **dict(map(_parameter, parameters))):
+    rows = _stdin_lines() if texts == ("-",) else list(texts)
+    asked = [_json(position, row) for position, row in enumerate(rows)] if as_json else rows
+    for answer in predictor(asked, **dict(map(_parameter, parameters))):
         click.echo(json.dumps(answer, ensure_ascii=False))
 
 
@@ -208,9 +212,17 @@ def _say(line: str) -> None:
 
 def _stdin_lines() -> list[str]:
     try:
-        return sys.stdin.buffer.read().decode("utf-8").splitlines()
+        # not str.splitlines, which also cuts at separators that may stand in a text
+        return [line.rstrip("\r\n") for line in io.StringIO(sys.stdin.buffer.read().decode("utf-8"))]
     except UnicodeDecodeError as error:
         raise InputError(f"standard input: byte {error.start}: not valid UTF-8") from None
+
+
+def _json(position: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"input {position}: malformed JSON: {error}") from None
 
 
 def _parameter(text: str) -> tuple[str, Any]:

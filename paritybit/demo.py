@@ -23,7 +23,9 @@ from benchmarks.report import BenchReport
 from bundle.golden import read_golden
 from bundle.manifest import CERTIFICATE_FILE, GOLDEN_FILE, read_manifest
 from paritybit.summary import summary_table
+from tasks import load_task
 from tasks.errors import ParitybitError
+from tasks.inputs import input_to_json
 
 __all__: list[str] = []
 
@@ -37,14 +39,16 @@ def main() -> None:
         sys.exit("usage: python -m paritybit.demo BUNDLE")
     bundle = Path(sys.argv[1])
     try:
-        read_manifest(bundle)
+        task = load_task(read_manifest(bundle).task)
         certificate = json.loads((bundle / CERTIFICATE_FILE).read_bytes())
         results = BenchReport.model_validate_json((bundle.parent / "bench" / "bench.json").read_bytes())
         click.echo(summary_table(certificate, results))
-        question = read_golden(bundle / GOLDEN_FILE)[0].input.text
+        question = {"inputs": input_to_json(read_golden(bundle / GOLDEN_FILE, task.input_types)[0].input)}
+        if "top_k" in task.parameters.model_fields:
+            question["parameters"] = {"top_k": 3}
         with _service(bundle) as address:
-            answer = _ask(f"{address}/predict", {"inputs": question, "parameters": {"top_k": 3}})
-        click.echo(f'\nPOST /predict {{"inputs": {json.dumps(question)}, "parameters": {{"top_k": 3}}}}')
+            answer = _ask(f"{address}/predict", question)
+        click.echo(f"\nPOST /predict {json.dumps(question)}")
         click.echo(json.dumps(answer))
     except FileNotFoundError as error:
         sys.exit(f"paritybit: {error.filename}: missing; run make demo")

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 from benchmarks.report import BenchReport, tables
 from finetune.recipe import Recipe
 from paritybit.summary import summary_table
+from tasks.catalogue import TASKS
 
 __all__ = ["filled", "key_table", "take_results"]
 
@@ -49,7 +50,9 @@ def take_results(build: Path, root: Path) -> None:
 
 def key_table() -> str:
     """Every recipe key with its type, default and meaning, as Markdown."""
-    rows = "\n".join(f"| `{key}` | {kind} | {default} | {text} |" for key, kind, default, text in _keys(Recipe))
+    rows = "\n".join(
+        f"| `{key}` | {kind} | {default} | {text} |" for key, kind, default, text in [*_keys(Recipe), *_option_keys()]
+    )
     return f"| key | type | default | |\n|---|---|---|---|\n{rows}"
 
 
@@ -75,6 +78,16 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, 
             yield f"{prefix}{name}", _kind(section), _default(field), (field.description or "").replace("|", "\\|")
 
 
+def _option_keys() -> Iterator[tuple[str, str, str, str]]:
+    """The keys of `[options]`, each with the tasks that know it."""
+    tasks: dict[tuple[str, str, str, str], list[str]] = {}
+    for task in TASKS.values():
+        for row in _keys(task.options, "options."):
+            tasks.setdefault(row, []).append(task.name)
+    for (key, kind, default, text), names in tasks.items():
+        yield key, kind, default, f"{text} ({', '.join(names)})"
+
+
 def _kind(annotation: object) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -83,12 +96,16 @@ def _kind(annotation: object) -> str:
         return " \\| ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, UnionType):
         return " \\| ".join(_kind(one) for one in arguments if one is not NoneType)
+    if origin is dict:
+        return "table"
     if origin is tuple:
         return f"list of {_kind(arguments[0])}"
     return {str: "string", int: "integer", float: "number", bool: "boolean"}.get(typing.cast(type, annotation), "value")
 
 
 def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return ""
     if field.default is PydanticUndefined:
         return "required"
     value = list(field.default) if isinstance(field.default, tuple) else field.default

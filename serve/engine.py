@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from bundle import GoldenReport, Predictor
 from serve.lookup import find_bundle
 from serve.settings import ServeSettings
-from tasks import Answer, TextInput
+from tasks import Answer, Input
 from tasks.errors import BundleError
 
 __all__ = ["Engine", "calm_garbage_collector", "open_engine"]
@@ -29,7 +29,7 @@ class Engine:
         self.settings = settings
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
-    async def answer(self, inputs: Sequence[TextInput], parameters: BaseModel) -> list[Answer]:
+    async def answer(self, inputs: Sequence[Input], parameters: BaseModel) -> list[Answer]:
         """One answer per input, in order. A request that is cancelled while it waits for its turn is not run.
 
         Raises:

@@ -1,24 +1,18 @@
 """HTTP request and response types, and how a body becomes inputs; no server needed."""
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import astuple
+from typing import Any, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    JsonValue,
-    Tag,
-    ValidationError,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
 from bundle.manifest import Manifest
 from serve.settings import ServeSettings
-from tasks import Answer, TextInput
+from tasks import Answer, Input, TextInput
 from tasks.errors import InputError
+from tasks.inputs import input_from_json, shape_of
 
 __all__ = [
     "ErrorResponse",
@@ -26,10 +20,11 @@ __all__ = [
     "ModelResponse",
     "PredictRequest",
     "PredictResponse",
-    "TextPair",
     "TooLargeError",
     "check_limits",
+    "explain",
     "parse_request",
+    "read_inputs",
 ]
 
 
@@ -41,65 +36,16 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError("empty_text", "the text is empty")
-    return text
-
-
-def _at_least_one(texts: list[Any]) -> list[Any]:
-    if not texts:
-        raise PydanticCustomError("empty_list", "the list is empty")
-    return texts
-
-
-Text = Annotated[str, AfterValidator(_not_empty)]
-
-
-class TextPair(_Frozen):
-    """One input of a task that reads two texts together."""
-
-    text: Text
-    text_pair: Text | None = None
-
-
-def _kind(value: Any) -> str | None:
-    """Which member of a union a value is meant to be, so that the error is about that one and not about all."""
-    if isinstance(value, str):
-        return "<text>"
-    if isinstance(value, dict | TextPair):
-        return "<pair>"
-    return "<texts>" if isinstance(value, list) else None
-
-
-def _kind_of_item(value: Any) -> str | None:
-    return None if isinstance(value, list) else _kind(value)
-
-
-_One = Annotated[Text, Tag("<text>")] | Annotated[TextPair, Tag("<pair>")]
-_Item = Annotated[
-    _One,
-    Discriminator(
-        _kind_of_item,
-        custom_error_type="not_an_input",
-        custom_error_message='expected a text or {"text", "text_pair"}',
-    ),
-]
-_Inputs = Annotated[
-    _One | Annotated[list[_Item], AfterValidator(_at_least_one), Tag("<texts>")],
-    Discriminator(
-        _kind,
-        custom_error_type="not_inputs",
-        custom_error_message='expected a text, {"text", "text_pair"}, or a list of them',
-    ),
-]
-
-
 class PredictRequest(_Frozen):
     """Body of `POST /predict`."""
 
-    inputs: _Inputs = Field(description="One text, one pair of texts, or a list of them.")
+    inputs: Any = Field(description="One input of the task, or a list of them.")
     parameters: dict[str, JsonValue] | None = Field(default=None, description="The task's parameters.")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The parameters; one that is null counts as missing, as some clients send it."""
+        return {key: value for key, value in (self.parameters or {}).items() if value is not None}
 
 
 class HuggingFaceRequest(PredictRequest):
@@ -148,22 +94,37 @@ class ModelResponse(_Frozen):
         )
 
 
-def parse_request(body: bytes, form: type[PredictRequest]) -> tuple[list[TextInput], dict[str, Any]]:
-    """Inputs and parameters of a JSON body; a parameter that is null counts as missing, as some clients send it.
+_Form = TypeVar("_Form", bound=BaseModel)
+
+
+def parse_request(body: bytes, form: type[_Form]) -> _Form:
+    """A JSON body; what its `inputs` are is still to be read.
 
     Raises:
         InputError: if the body is not JSON or not of the form, with the place.
     """
     try:
-        request = form.model_validate_json(body)
+        return form.model_validate_json(body)
     except ValidationError as error:
-        raise InputError(_explain(error.errors()[0])) from None
-    inputs = request.inputs if isinstance(request.inputs, list) else [request.inputs]
-    parameters: dict[str, Any] = {key: value for key, value in (request.parameters or {}).items() if value is not None}
-    return [_as_input(one) for one in inputs], parameters
+        raise InputError(explain(error.errors()[0])) from None
 
 
-def check_limits(inputs: Sequence[TextInput], settings: ServeSettings) -> None:
+def read_inputs(value: Any, kinds: Sequence[type]) -> list[Input]:
+    """The inputs of a body: one of the kinds that the task takes, or a list of them.
+
+    Raises:
+        InputError: with the place: `inputs[3].text: expected a text`.
+    """
+    if isinstance(value, list):
+        if not value:
+            raise InputError("inputs: the list is empty")
+        return [_read_input(one, kinds, f"inputs[{position}]") for position, one in enumerate(value)]
+    if isinstance(value, dict) or (isinstance(value, str) and TextInput in kinds):
+        return [_read_input(value, kinds, "inputs")]
+    raise InputError(f"inputs: expected {shape_of(kinds)}, or a list of them")
+
+
+def check_limits(inputs: Sequence[Input], settings: ServeSettings) -> None:
     """Compares inputs with the operator's limits.
 
     Raises:
@@ -174,7 +135,7 @@ def check_limits(inputs: Sequence[TextInput], settings: ServeSettings) -> None:
             f"inputs: {len(inputs)} texts, at most {settings.max_texts} are taken (PARITYBIT_MAX_TEXTS)"
         )
     for position, one in enumerate(inputs):
-        length = max(len(one.text), len(one.text_pair or ""))
+        length = max(len(text if isinstance(text, str) else " ".join(text)) for text in astuple(one) if text)
         if length > settings.max_text_chars:
             raise TooLargeError(
                 f"inputs[{position}]: {length} characters, at most {settings.max_text_chars} are taken "
@@ -182,18 +143,31 @@ def check_limits(inputs: Sequence[TextInput], settings: ServeSettings) -> None:
             )
 
 
-def _as_input(one: str | TextPair) -> TextInput:
-    return TextInput(one) if isinstance(one, str) else TextInput(one.text, one.text_pair)
+def _read_input(value: Any, kinds: Sequence[type], place: str) -> Input:
+    try:
+        return input_from_json(value, kinds)
+    except InputError as error:
+        # a plain text has no key that could be wrong
+        reason = str(error).removeprefix("text: ") if isinstance(value, str) else str(error)
+        names_a_key = re.match(r"\w+(\[\d+\])?: ", reason) is not None
+        raise InputError(f"{place}.{reason}" if names_a_key else f"{place}: {reason}") from None
 
 
 _HINTS = {
     "hex escape": " (a surrogate stands without its other half)",
     "invalid unicode": " (the body must be UTF-8)",
 }
-_MESSAGES = {"missing": "missing", "extra_forbidden": "unknown key", "string_type": "expected a text"}
+_MESSAGES = {
+    "missing": "missing",
+    "extra_forbidden": "unknown key",
+    "string_type": "expected a text",
+    "list_type": "expected a list",
+    "string_pattern_mismatch": "the text is empty",
+    "too_short": "the list is empty",
+}
 
 
-def _explain(problem: ErrorDetails) -> str:
+def explain(problem: ErrorDetails) -> str:
     """A validation problem as one line: `inputs[3].text: expected a text`."""
     if problem["type"] == "json_invalid":
         reason = problem["ctx"]["error"]
@@ -201,10 +175,7 @@ def _explain(problem: ErrorDetails) -> str:
         return f"malformed JSON: {reason}{hint}"
     place = ""
     for step in problem["loc"]:
-        if isinstance(step, int):
-            place += f"[{step}]"
-        elif not step.startswith("<"):  # the union's own tags
-            place += f".{step}" if place else step
+        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step
     if not place:
         return 'expected a JSON object like {"inputs": "a text"}'
     return f"{place}: {_MESSAGES.get(problem['type'], problem['msg'])}"

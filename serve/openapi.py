@@ -1,15 +1,17 @@
 """The OpenAPI document of the service, with examples that the served model has really answered."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from bundle import Predictor
 from bundle.golden import read_golden
 from bundle.manifest import GOLDEN_FILE
 from serve.http import ErrorResponse, HuggingFaceRequest, ModelResponse, PredictRequest, PredictResponse
-from serve.hugging_face import hugging_face_form
-from tasks import Answer
+from serve.hugging_face import HUGGING_FACE_FORMS, HuggingFaceForm
+from tasks import Answer, Task, TextInput
+from tasks.inputs import input_to_json
 
 __all__ = ["openapi_document"]
 
@@ -27,11 +29,7 @@ def openapi_document(predictor: Predictor) -> Json:
     manifest = predictor.manifest
     request, answers = _example(predictor)
     model = ModelResponse.of(manifest)
-    schemas = _schemas(PredictRequest, HuggingFaceRequest, PredictResponse, ModelResponse, ErrorResponse)
-    parameters = predictor.task.parameters.model_json_schema(ref_template=_REFERENCE)
-    schemas[parameters["title"]] = parameters
-    for form in ("PredictRequest", "HuggingFaceRequest"):
-        schemas[form]["properties"]["parameters"] = {"$ref": _REFERENCE.format(model=parameters["title"])}
+    form = HUGGING_FACE_FORMS[predictor.task.name]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -41,30 +39,66 @@ def openapi_document(predictor: Predictor) -> Json:
         },
         "paths": {
             "/predict": _post(
-                "Answers one text or many, in order.",
+                "Answers one input or many, in order.",
                 _body("PredictRequest", request),
                 _body("PredictResponse", {"model": manifest.name, "answers": answers}),
             ),
             "/": _post(
                 "The Hugging Face inference form, for huggingface_hub.InferenceClient.",
                 _body("HuggingFaceRequest", request),
-                {"application/json": {"example": hugging_face_form(predictor.task.name, answers)}},
+                {"application/json": {"example": form.write(answers, request["inputs"], request["parameters"])}},
             ),
             "/model": _get("What is served.", _body("ModelResponse", model.model_dump(mode="json"))),
             "/livez": _get("Whether the process lives."),
             "/readyz": _get("Whether the golden rows were replayed and requests are taken."),
             "/metrics": _get("Prometheus metrics."),
         },
-        "components": {"schemas": schemas},
+        "components": {"schemas": _all_schemas(predictor.task, form)},
     }
 
 
 def _example(predictor: Predictor) -> tuple[Json, list[Answer]]:
     """A request made of the first golden row, and the model's answers to it."""
-    first = read_golden(predictor.directory / GOLDEN_FILE)[0].input
-    one = first.text if first.text_pair is None else {"text": first.text, "text_pair": first.text_pair}
-    values = {"top_k": 3} if "top_k" in predictor.task.parameters.model_fields else {}
-    return {"inputs": one, "parameters": values}, predictor([first], **values)
+    task = predictor.task
+    first = read_golden(predictor.directory / GOLDEN_FILE, task.input_types)[0].input
+    asked = first.text if isinstance(first, TextInput) and first.text_pair is None else input_to_json(first)
+    values = {"top_k": 3} if "top_k" in task.parameters.model_fields else {}
+    return {"inputs": asked, "parameters": values}, predictor(first, **values)
+
+
+def _all_schemas(task: Task, form: HuggingFaceForm) -> dict[str, Json]:
+    """Of all bodies; what the task takes stands where the request models are open."""
+    schemas = _schemas(PredictRequest, HuggingFaceRequest, PredictResponse, ModelResponse, ErrorResponse)
+    schemas |= _schemas(task.parameters, *form.inputs)
+    schemas |= {kind.__name__: TypeAdapter(kind).json_schema(ref_template=_REFERENCE) for kind in task.input_types}
+    own = schemas[task.parameters.__name__]
+    ignored = {name: _ignored_schema(values) for name, values in form.ignored.items()}
+    schemas["HuggingFaceParameters"] = own | {
+        "title": "HuggingFaceParameters",
+        "description": "The task's parameters, and those of the client that change nothing here.",
+        "properties": own["properties"] | ignored,
+    }
+    names: dict[str, tuple[Sequence[type], str]] = {
+        "PredictRequest": ((), task.parameters.__name__),
+        "HuggingFaceRequest": (form.inputs, "HuggingFaceParameters"),
+    }
+    for request, (further, parameters) in names.items():
+        schemas[request]["properties"]["inputs"] |= _inputs_schema(task.input_types, further)
+        schemas[request]["properties"]["parameters"] = _reference(parameters)
+    return schemas
+
+
+def _inputs_schema(kinds: Sequence[type], further: Sequence[type]) -> Json:
+    texts: list[Json] = [{"type": "string"}] if TextInput in kinds else []
+    one = texts + [_reference(kind.__name__) for kind in kinds]
+    many = {"type": "array", "minItems": 1, "items": {"anyOf": one}}
+    return {"anyOf": [*one, many, *(_reference(kind.__name__) for kind in further)]}
+
+
+def _ignored_schema(values: Sequence[Any] | None) -> Json:
+    return {"description": "Taken from Hugging Face clients; changes nothing."} | (
+        {"enum": [*values]} if values else {}
+    )
 
 
 def _schemas(*models: type[BaseModel]) -> dict[str, Json]:
@@ -77,12 +111,16 @@ def _schemas(*models: type[BaseModel]) -> dict[str, Json]:
     return schemas
 
 
+def _reference(model: str) -> Json:
+    return {"$ref": _REFERENCE.format(model=model)}
+
+
 def _body(schema: str, example: Any) -> Json:
-    return {"application/json": {"schema": {"$ref": _REFERENCE.format(model=schema)}, "example": example}}
+    return {"application/json": {"schema": _reference(schema), "example": example}}
 
 
 def _post(summary: str, request: Json, response: Json) -> Json:
-    error = {"application/json": {"schema": {"$ref": _REFERENCE.format(model="ErrorResponse")}}}
+    error = {"application/json": {"schema": _reference("ErrorResponse")}}
     return {
         "post": {
             "summary": summary,

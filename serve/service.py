@@ -36,7 +36,7 @@ def _image() -> bentoml.images.Image:
 
 @bentoml.service(
     name="paritybit",
-    description="A certified text classifier, served without PyTorch.",
+    description="A certified encoder, served without PyTorch.",
     image=_image(),
     envs=[{"name": name, "value": value} for name, value in SWITCHES.items()],
     workers=1,

@@ -4,19 +4,24 @@ The same `encode`, `collate` and `decode` run in training, in the parity check, 
 training and serving cannot drift apart.
 """
 
-from tasks.base import Answer, Task, TaskSpec
+from tasks.base import Answer, Encoded, Task, TaskSpec
 from tasks.catalogue import load_task
-from tasks.encoding import TextInput, Tokenizer, Window, collate
+from tasks.encoding import Tokenizer, Window, collate
 from tasks.errors import ParitybitError
+from tasks.inputs import Input, QuestionInput, TextInput, WordsInput
 
 __all__ = [
     "Answer",
+    "Encoded",
+    "Input",
     "ParitybitError",
+    "QuestionInput",
     "Task",
     "TaskSpec",
     "TextInput",
     "Tokenizer",
     "Window",
+    "WordsInput",
     "collate",
     "load_task",
 ]

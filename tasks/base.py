@@ -1,30 +1,53 @@
-"""What every task is to the stages: one object that encodes, decodes, scores and compares."""
+"""What every task is to the stages: one object that reads rows, encodes, decodes, scores and compares."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.encoding import TextInput, Tokenizer, Window
+from tasks.encoding import FloatArray, IntArray, Texts, Tokenizer, Window
+from tasks.errors import ParitybitError
+from tasks.inputs import Input
 
-__all__ = ["SCHEMA_VERSION", "Answer", "FloatArray", "Task", "TaskSpec"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Answer",
+    "Encoded",
+    "Example",
+    "Fields",
+    "FloatArray",
+    "Frozen",
+    "Gold",
+    "IntArray",
+    "Task",
+    "TaskSpec",
+    "options_of",
+]
 
 SCHEMA_VERSION = 1
 
-FloatArray = npt.NDArray[np.float32]
 Answer = dict[str, Any]
 """A decoded answer, ready for JSON."""
 
+Gold = Any
+"""What a labelled row says, as the task's `read_row` gives it: hashable, and plain for JSON by `dataclasses.asdict`."""
 
-class TaskSpec(BaseModel):
+
+class Frozen(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TaskSpec(Frozen):
     """What a checkpoint and a bundle must say for a task object to be made.
 
     `task.json` of a checkpoint holds all of it but the labels, whose only home there is `config.json`'s `id2label`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
     labels: tuple[str, ...]
@@ -32,49 +55,205 @@ class TaskSpec(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def options_of(spec: TaskSpec, kind: type[Options]) -> Options:
+    """The options of a specification as a task's model of them.
+
+    Raises:
+        ParitybitError: naming the option that is unknown or does not make sense.
+    """
+    try:
+        return kind.model_validate(spec.options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, ("options", *first["loc"])))
+        raise ParitybitError(f"{spec.task}: {place}: {first['msg']}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Fields of a row of data, each by the name that its column has unless a recipe says otherwise."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A labelled row."""
+
+    input: Input
+    gold: Gold
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Inputs with their windows; `Window.row` is a position in `inputs`, the windows of an input stand together."""
+
+    inputs: Sequence[Input]
+    windows: Sequence[Window]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def spans(self) -> list[slice]:
+        """For each input, where its windows stand."""
+        rows = [window.row for window in self.windows]
+        begins = np.searchsorted(rows, np.arange(len(self.inputs) + 1))
+        return [slice(int(begin), int(end)) for begin, end in pairwise(begins)]
+
+
 class Task(Protocol):
     """One task of an encoder. Implementations are frozen and hold no model.
 
-    `outputs` below are the model's raw outputs, one float32 array a window, in the order of `windows`.
+    `outputs` below are a model's raw outputs, one float32 array a window, in the order of `encoded.windows`: of shape
+    `[labels]`, or `[tokens, labels]` where the model answers each token. `golds` stand in the order of
+    `encoded.inputs`.
     """
 
-    name: str
-    auto_model: str
+    name: ClassVar[str]
+    auto_model: ClassVar[str]
     """Name of the transformers class that loads a checkpoint of this task."""
-    primary_metric: str
+    problem_type: ClassVar[str | None]
+    """What the configuration of a sequence classifier calls it, which chooses its loss."""
+    primary_metric: ClassVar[str]
     """The metric that keeps the best checkpoint and that quantization is judged by; higher is better."""
-    spec: TaskSpec
-    parameters: type[BaseModel]
+    min_agreement: ClassVar[float]
+    """Share of the inputs that an int8 model must answer as PyTorch does, unless a recipe says otherwise."""
+    takes_labels: ClassVar[bool]
+    """Whether a recipe may name the labels and fix their order."""
+    input_types: ClassVar[tuple[type, ...]]
+    """What can be asked, the usual kind first."""
+    fields: ClassVar[tuple[Fields, ...]]
+    """The forms that a labelled row may have, the usual one first."""
+    options: ClassVar[type[BaseModel]]
+    """What a recipe may choose in `[options]`, and what training adds to it; `TaskSpec.options` holds its values."""
+    parameters: ClassVar[type[BaseModel]]
     """What a caller may ask for with each request; unknown keys are refused."""
 
-    def encode(self, tokenizer: Tokenizer, inputs: Sequence[TextInput]) -> list[Window]:
-        """Windows of the inputs, in order; `Window.row` tells which input each belongs to."""
+    spec: TaskSpec
+
+    def __init__(self, spec: TaskSpec) -> None:
+        """Raises ParitybitError if labels or options do not make sense."""
+
+    # rows of data
+
+    @classmethod
+    def read_row(cls, values: Mapping[str, Any], options: Any) -> Example:
+        """One labelled row.
+
+        Args:
+            values: by the names of one of `fields`; None where the row has none.
+            options: an instance of `options`.
+
+        Raises:
+            DataError: saying what is wrong with the row, without its place.
+        """
         ...
 
-    def decode(self, outputs: Sequence[FloatArray], windows: Sequence[Window], parameters: BaseModel) -> list[Answer]:
+    @classmethod
+    def names(cls, gold: Gold) -> tuple[str, ...]:
+        """The labels that a row carries, for counting and for stratified splits; may be none."""
+        ...
+
+    @classmethod
+    def group(cls, one: Input) -> Hashable | None:
+        """Rows of an equal group must not be split between training and validation; None for a row of its own."""
+        ...
+
+    @classmethod
+    def make_spec(
+        cls, golds: Sequence[Gold], *, labels: tuple[str, ...] | None, max_length: int, options: Any
+    ) -> TaskSpec:
+        """The specification that training rows ask for: labels, and options that are learnt from the rows.
+
+        Args:
+            golds: of the training rows.
+            labels: what the recipe fixes; read from the rows when None.
+            max_length: of a window, in tokens.
+            options: an instance of `options`.
+
+        Raises:
+            DataError: if the rows do not suffice.
+        """
+        ...
+
+    def check(self, gold: Gold) -> None:
+        """Raises DataError, without a place, for a gold label that the specification does not know."""
+        ...
+
+    # text to arrays
+
+    def texts(self, one: Input) -> Texts:
+        """What the tokenizer reads."""
+        ...
+
+    def encode(self, tokenizer: Tokenizer, inputs: Sequence[Input]) -> Encoded:
+        """The inputs with their windows.
+
+        Raises:
+            InputError: naming the input by its position.
+        """
+        ...
+
+    def targets(self, encoded: Encoded, golds: Sequence[Gold]) -> list[Any]:
+        """What the loss wants of each window, in order."""
+        ...
+
+    def collate_targets(self, targets: Sequence[Any], length: int) -> dict[str, npt.NDArray[Any]]:
+        """Targets of a batch by the names of the model's arguments.
+
+        Args:
+            targets: of the windows of a batch.
+            length: tokens of its longest window.
+
+        Returns:
+            int64 or float32 arrays, the first axis of length `batch`.
+        """
+        ...
+
+    # arrays to answers
+
+    def decode(self, outputs: Sequence[FloatArray], encoded: Encoded, parameters: Any) -> list[Answer]:
         """One answer per input."""
         ...
 
-    def target(self, label: str) -> Any:
-        """What the loss wants for a gold label; raises DataError for an unknown one."""
+    def summary(self, answer: Answer) -> str:
+        """What an answer of default parameters decides, in a few words, for reports."""
         ...
 
-    def metrics(self, outputs: Sequence[FloatArray], targets: Sequence[Any]) -> dict[str, float]:
-        """All metrics of the task over a whole split."""
+    def gold_summary(self, gold: Gold) -> str:
+        """The right answer in the words of `summary`."""
         ...
 
-    def row_scores(self, outputs: Sequence[FloatArray], targets: Sequence[Any]) -> npt.NDArray[np.float64]:
-        """What each row adds to the primary metric, so that their mean is the metric; for the bootstrap."""
+    def same_answer(
+        self, left: Sequence[FloatArray], right: Sequence[FloatArray], encoded: Encoded
+    ) -> npt.NDArray[np.bool_]:
+        """Whether two models' outputs decode to the same decision, input by input; shape `[inputs]`."""
         ...
 
-    def summary(self, output: FloatArray) -> str:
-        """The decoded answer of one row in a few words, for reports."""
+    # quality
+
+    def metrics(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[Gold]) -> dict[str, float]:
+        """All metrics of the task over a whole split, `primary_metric` among them."""
         ...
 
-    def concerns(self, outputs: Sequence[FloatArray]) -> list[str]:
+    def statistics(
+        self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[Gold]
+    ) -> npt.NDArray[np.float64]:
+        """What `score` needs of each input, so that the primary metric can be had of any resample; `[inputs, k]`."""
+        ...
+
+    def score(self, statistics: npt.NDArray[np.float64]) -> float:
+        """The primary metric of some rows of `statistics`."""
+        ...
+
+    def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[Gold]) -> "Task":
+        """The task with the thresholds that are best for these outputs; itself, where it has none."""
+        ...
+
+    def concerns(self, outputs: Sequence[FloatArray], encoded: Encoded) -> list[str]:
         """What a person should know about a split's outputs: collapse, labels never predicted; mostly nothing."""
-        ...
-
-    def same_answer(self, left: Sequence[FloatArray], right: Sequence[FloatArray]) -> npt.NDArray[np.bool_]:
-        """Whether two models' outputs decode to the same answer, row by row."""
         ...

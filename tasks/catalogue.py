@@ -1,14 +1,18 @@
 """The tasks that this version knows."""
 
-from collections.abc import Callable
-
 from tasks.base import Task, TaskSpec
 from tasks.errors import ParitybitError
+from tasks.multi_label import MultiLabel
+from tasks.question_answering import QuestionAnswering
+from tasks.regression import Regression
 from tasks.single_label import SingleLabel
+from tasks.token_classification import TokenClassification
 
 __all__ = ["TASKS", "load_task"]
 
-TASKS: dict[str, Callable[[TaskSpec], Task]] = {SingleLabel.name: SingleLabel}
+_CLASSES: tuple[type[Task], ...] = (SingleLabel, MultiLabel, Regression, TokenClassification, QuestionAnswering)
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in _CLASSES}
 """By the name that `task.json` and a manifest give them."""
 
 

@@ -1,23 +1,40 @@
 """Single-label classification of a text or a pair of texts."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from tasks.base import Answer, FloatArray, TaskSpec
-from tasks.encoding import TextInput, Tokenizer, Window
-from tasks.errors import DataError, ParitybitError
+from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, Task, TaskSpec, options_of
+from tasks.classification import (
+    Scores,
+    TextOptions,
+    averaged,
+    check_labels,
+    collated,
+    encode_texts,
+    ids_of,
+    labelled,
+    never_predicted,
+    read_text,
+    repeated,
+    sigmoid,
+    softmax,
+    text_fields,
+    texts_of,
+)
+from tasks.encoding import Texts, Tokenizer
+from tasks.errors import DataError
+from tasks.inputs import Input, TextInput
+from tasks.reading import label_cell, sorted_labels
 
 __all__ = ["SingleLabel", "SingleLabelParameters"]
 
 
-class SingleLabelParameters(BaseModel):
+class SingleLabelParameters(Frozen):
     """Per-request parameters; the names are those of the Hugging Face inference form."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_k: int | None = Field(default=None, ge=1, description="How many labels to return; all when missing.")
     function_to_apply: Literal["softmax", "sigmoid", "none"] = Field(
@@ -26,111 +43,138 @@ class SingleLabelParameters(BaseModel):
 
 
 class SingleLabel:
-    """Exactly one label a text. Model outputs are logits of shape `[labels]`."""
+    """Exactly one label a text. Model outputs are logits of shape `[labels]`; a gold is the label's name."""
 
-    name = "single_label"
-    auto_model = "AutoModelForSequenceClassification"
-    primary_metric = "accuracy"
-    parameters: type[BaseModel] = SingleLabelParameters
+    name: ClassVar[str] = "single_label"
+    auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
+    problem_type: ClassVar[str | None] = "single_label_classification"
+    primary_metric: ClassVar[str] = "accuracy"
+    min_agreement: ClassVar[float] = 0.985
+    takes_labels: ClassVar[bool] = True
+    input_types: ClassVar[tuple[type, ...]] = (TextInput,)
+    fields: ClassVar[tuple[Fields, ...]] = text_fields("label")
+    options: ClassVar[type[BaseModel]] = TextOptions
+    parameters: ClassVar[type[BaseModel]] = SingleLabelParameters
 
     def __init__(self, spec: TaskSpec) -> None:
         """Keeps the specification.
 
         Raises:
-            ParitybitError: if there are fewer than two labels or one stands twice.
+            ParitybitError: if there are fewer than two labels, one stands twice, or an option is wrong.
         """
-        if len(spec.labels) < 2:
-            raise ParitybitError(f"{self.name} needs at least two labels, got {list(spec.labels)}")
-        if len(set(spec.labels)) != len(spec.labels):
-            raise ParitybitError(f"{self.name}: a label stands twice among {list(spec.labels)}")
+        check_labels(spec, least=2)
         self.spec = spec
-        self._ids = {label: index for index, label in enumerate(spec.labels)}
+        self._options = options_of(spec, TextOptions)
+        self._ids = ids_of(spec.labels)
 
-    def encode(self, tokenizer: Tokenizer, inputs: Sequence[TextInput]) -> list[Window]:
-        """One window per input, cut at the tokenizer's max_length."""
-        return tokenizer.encode(inputs)
+    @classmethod
+    def read_row(cls, values: Mapping[str, Any], options: Any) -> Example:
+        """A text, perhaps a second one, and a label given as a string or a number."""
+        return Example(read_text(values), label_cell(values["label"]))
 
-    def decode(self, outputs: Sequence[FloatArray], windows: Sequence[Window], parameters: BaseModel) -> list[Answer]:
+    @classmethod
+    def names(cls, gold: str) -> tuple[str, ...]:
+        """The label."""
+        return (gold,)
+
+    @classmethod
+    def group(cls, one: Input) -> Hashable | None:
+        """Every row stands for itself."""
+        return None
+
+    @classmethod
+    def make_spec(
+        cls, golds: Sequence[str], *, labels: tuple[str, ...] | None, max_length: int, options: Any
+    ) -> TaskSpec:
+        """The labels of the rows, sorted, unless they are given."""
+        known = labels or sorted_labels(golds)
+        if len(known) < 2:
+            raise DataError(f"one label only, {known[0]!r}; expected at least two")
+        return TaskSpec(
+            task=cls.name, labels=known, max_length=max_length, options=options.model_dump(exclude_defaults=True)
+        )
+
+    def check(self, gold: str) -> None:
+        """Whether the label is known."""
+        if gold not in self._ids:
+            raise DataError(f"unknown label {gold!r}")
+
+    def texts(self, one: Input) -> Texts:
+        """The text or the pair."""
+        return texts_of(one)
+
+    def encode(self, tokenizer: Tokenizer, inputs: Sequence[Input]) -> Encoded:
+        """One window an input, or several where the options say so."""
+        return encode_texts(tokenizer, inputs, self._options)
+
+    def targets(self, encoded: Encoded, golds: Sequence[str]) -> list[int]:
+        """Label ids."""
+        return repeated(encoded, [self._ids[gold] for gold in golds])
+
+    def collate_targets(self, targets: Sequence[int], length: int) -> dict[str, npt.NDArray[Any]]:
+        """`labels`, int64, shape `[batch]`."""
+        return collated(targets, np.int64)
+
+    def decode(self, outputs: Sequence[FloatArray], encoded: Encoded, parameters: Any) -> list[Answer]:
         """Labels by falling score: `{"labels": [{"label": str, "score": float}, …], "truncated": bool}`."""
-        assert isinstance(parameters, SingleLabelParameters)
-        if not windows:
+        if not encoded.inputs:
             return []
-        scores = _SCORES[parameters.function_to_apply](np.stack(outputs).astype(np.float64))
-        top = min(parameters.top_k or len(self.spec.labels), len(self.spec.labels))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-        labels = self.spec.labels
-        return [
-            {
-                "labels": [{"label": labels[index], "score": float(row[index])} for index in best],
-                "truncated": window.truncated,
-            }
-            for row, best, window in zip(scores, order, windows, strict=True)
-        ]
+        logits = averaged(outputs, encoded)
+        # by logits: the scores of far ones are all 1.0
+        order = np.argsort(-logits, axis=1, kind="stable")[:, : parameters.top_k]
+        return labelled(encoded, self.spec.labels, _SCORES[parameters.function_to_apply](logits), order)
 
-    def target(self, label: str) -> int:
-        """The id of a label.
+    def summary(self, answer: Answer) -> str:
+        """The best label."""
+        return str(answer["labels"][0]["label"])
 
-        Raises:
-            DataError: if the label is unknown.
-        """
-        if label not in self._ids:
-            raise DataError(f"unknown label {label!r}")
-        return self._ids[label]
+    def gold_summary(self, gold: str) -> str:
+        """The label."""
+        return gold
 
-    def metrics(self, outputs: Sequence[FloatArray], targets: Sequence[int]) -> dict[str, float]:
+    def same_answer(
+        self, left: Sequence[FloatArray], right: Sequence[FloatArray], encoded: Encoded
+    ) -> npt.NDArray[np.bool_]:
+        """Whether the best label is the same."""
+        return np.asarray(_best(left, encoded) == _best(right, encoded))
+
+    def metrics(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[str]) -> dict[str, float]:
         """Accuracy, macro-F1 over the labels that occur, and Matthews correlation (scikit-learn's definitions)."""
         from sklearn.metrics import f1_score, matthews_corrcoef
 
-        predicted = self._labels(outputs)
-        gold = np.asarray(targets)
+        predicted = _best(outputs, encoded)
+        gold = np.array([self._ids[one] for one in golds])
         return {
             "accuracy": float((predicted == gold).mean()),
             "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
             "mcc": float(matthews_corrcoef(gold, predicted)),
         }
 
-    def row_scores(self, outputs: Sequence[FloatArray], targets: Sequence[int]) -> npt.NDArray[np.float64]:
-        """1.0 where the label is right, else 0.0; shape `[rows]`."""
-        return np.asarray(self._labels(outputs) == np.asarray(targets), dtype=np.float64)
+    def statistics(
+        self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        """1.0 where the label is right, else 0.0; shape `[inputs, 1]`."""
+        right = _best(outputs, encoded) == np.array([self._ids[one] for one in golds])
+        return np.asarray(right.astype(np.float64)[:, None])
 
-    def summary(self, output: FloatArray) -> str:
-        """The best label."""
-        return self.spec.labels[int(output.argmax())]
+    def score(self, statistics: npt.NDArray[np.float64]) -> float:
+        """Accuracy."""
+        return float(statistics.mean())
 
-    def concerns(self, outputs: Sequence[FloatArray]) -> list[str]:
+    def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[str]) -> Task:
+        """Itself: the best label needs no threshold."""
+        return self
+
+    def concerns(self, outputs: Sequence[FloatArray], encoded: Encoded) -> list[str]:
         """Whether one label is always predicted, or some never are."""
-        predicted = set(self._labels(outputs).tolist())
-        never = [label for index, label in enumerate(self.spec.labels) if index not in predicted]
-        if len(predicted) == 1:
-            return [f"the model collapsed: it always predicts {self.spec.labels[predicted.pop()]!r}"]
-        if never:
-            listed = ", ".join(never[:5]) + (", …" if len(never) > 5 else "")
-            return [f"{len(never)} of {len(self.spec.labels)} labels are never predicted: {listed}"]
-        return []
-
-    def same_answer(self, left: Sequence[FloatArray], right: Sequence[FloatArray]) -> npt.NDArray[np.bool_]:
-        """Whether the best label is the same; shape `[rows]`."""
-        return np.asarray(self._labels(left) == self._labels(right))
-
-    @staticmethod
-    def _labels(outputs: Sequence[FloatArray]) -> npt.NDArray[np.intp]:
-        return np.asarray(np.stack(outputs).argmax(axis=1))
+        counts = np.bincount(_best(outputs, encoded), minlength=len(self.spec.labels))
+        if np.count_nonzero(counts) == 1:
+            return [f"the model collapsed: it always predicts {self.spec.labels[counts.argmax()]!r}"]
+        return never_predicted(self.spec.labels, counts > 0)
 
 
-def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+def _best(outputs: Sequence[FloatArray], encoded: Encoded) -> npt.NDArray[np.intp]:
+    return np.asarray(averaged(outputs, encoded).argmax(axis=1))
 
 
-def _sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    # exp(-|x|) cannot overflow, whatever the sign
-    small = np.exp(-np.abs(logits))
-    scores: npt.NDArray[np.float64] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
-    return scores
-
-
-def _unchanged(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return logits
-
-
-_SCORES = {"softmax": _softmax, "sigmoid": _sigmoid, "none": _unchanged}
+_SCORES: dict[str, Callable[[Scores], Scores]] = {"softmax": softmax, "sigmoid": sigmoid, "none": lambda logits: logits}

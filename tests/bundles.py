@@ -1,7 +1,10 @@
-"""A small real bundle without any training library: tokenizer, ONNX graph, golden rows, checksums."""
+"""Small real bundles without any training library: tokenizer, ONNX graph, golden rows, checksums; one of each task."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +16,7 @@ from bundle.golden import GoldenRow, write_golden
 from bundle.manifest import FileInfo, Manifest, Variant
 from bundle.predictor import Predictor
 from bundle.session import Session
-from tasks import TextInput
+from tasks import Input, QuestionInput, TextInput, WordsInput
 from tasks.base import TaskSpec
 from tasks.directory import sha256_of
 
@@ -22,17 +25,60 @@ MAX_LENGTH = 48
 GOLDEN_TEXTS = ["Where is my card?", "What is the exchange rate today?", "I lost my card 💳", "卡在哪里", "blocked"]
 
 
-def write_bundle(directory: Path, created: str = "2026-01-02T03:04:05+00:00", name: str = "tiny") -> None:
+LONG_TEXT = "I lost my card 💳 in Zürich, today. 卡在哪里? " * 12
+"""Several windows long."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """What a tiny bundle of a task is about.
+
+    Attributes:
+        labels: of the task.
+        golden: inputs of the golden rows.
+        options: of the task.
+        each_token: whether the graph answers each token.
+    """
+
+    labels: tuple[str, ...]
+    golden: Sequence[Input]
+    options: dict[str, Any] = field(default_factory=dict)
+    each_token: bool = False
+
+
+_TEXTS = [TextInput(text) for text in GOLDEN_TEXTS]
+_PAIR = TextInput("my card", "lost")
+TINY = {
+    "single_label": Tiny(LABELS, [*_TEXTS, _PAIR]),
+    "multi_label": Tiny(LABELS, [*_TEXTS, _PAIR], {"thresholds": {"lost_card": 0.4, "pin_blocked": 0.6}}),
+    "regression": Tiny(("score",), [_PAIR, *_TEXTS], {"mean": 2.5, "std": 1.5}),
+    "token_classification": Tiny(
+        ("O", "B-place", "I-place", "B-thing", "I-thing"),
+        [*_TEXTS, TextInput(LONG_TEXT), WordsInput(("my", "card", "卡在哪里", "", "lost"))],
+        each_token=True,
+    ),
+    "question_answering": Tiny(
+        ("start", "end"),
+        [QuestionInput("Where is my card?", context) for context in [*GOLDEN_TEXTS, LONG_TEXT]],
+        each_token=True,
+    ),
+}
+
+
+def write_bundle(
+    directory: Path, created: str = "2026-01-02T03:04:05+00:00", name: str = "tiny", task: str = "single_label"
+) -> None:
     """Writes a whole bundle into an empty directory."""
+    tiny = TINY[task]
     vocabulary = _write_tokenizer(directory / "tokenizer.json")
-    _write_model(directory / "model.onnx", vocabulary)
-    (directory / "config.json").write_text(json.dumps({"id2label": dict(enumerate(LABELS))}))
+    _write_model(directory / "model.onnx", vocabulary, len(tiny.labels), tiny.each_token)
+    (directory / "config.json").write_text(json.dumps({"id2label": dict(enumerate(tiny.labels))}))
     (directory / "certificate.json").write_text(json.dumps({"verdict": "pass"}))
     session = Session(directory / "model.onnx")
     manifest = Manifest(
         schema_version=1,
         name=name,
-        task=TaskSpec(task="single_label", labels=LABELS, max_length=MAX_LENGTH),
+        task=TaskSpec(task=task, labels=tiny.labels, max_length=MAX_LENGTH, options=tiny.options),
         pad_token_id=0,
         inputs=session.inputs,
         outputs=session.outputs,
@@ -48,10 +94,11 @@ def write_bundle(directory: Path, created: str = "2026-01-02T03:04:05+00:00", na
         created=created,
         verdict="pass",
     )
-    inputs = [TextInput(text) for text in GOLDEN_TEXTS] + [TextInput("my card", "lost")]
     predictor = Predictor(manifest, directory, session)
-    outputs = predictor.outputs(predictor.task.encode(predictor.tokenizer, inputs))
-    write_golden(directory / "golden.jsonl", [GoldenRow(*row) for row in zip(inputs, outputs, strict=True)])
+    encoded = predictor.task.encode(predictor.tokenizer, tiny.golden)
+    outputs = predictor.outputs(encoded.windows)
+    rows = [GoldenRow(one, tuple(outputs[span])) for one, span in zip(tiny.golden, encoded.spans(), strict=True)]
+    write_golden(directory / "golden.jsonl", rows)
     seal(directory, manifest)
 
 
@@ -84,17 +131,19 @@ def _write_tokenizer(path: Path) -> int:
     return len(vocabulary)
 
 
-def _write_model(path: Path, vocabulary: int, width: int = 32) -> None:
-    """Logits = mean over unmasked tokens of (token + segment embedding) · W + b."""
+def _write_model(path: Path, vocabulary: int, labels: int, each_token: bool, width: int = 32) -> None:
+    """Logits = (token + segment embedding) · W + b, of each token or of the mean over the unmasked ones."""
     random = np.random.default_rng(7)
 
     def weight(name: str, *shape: int) -> onnx.TensorProto:
         return numpy_helper.from_array(random.normal(size=shape).astype(np.float32), name)
 
-    nodes = [
+    embedding = [
         helper.make_node("Gather", ["tokens", "input_ids"], ["by_token"]),
         helper.make_node("Gather", ["segments", "token_type_ids"], ["by_segment"]),
         helper.make_node("Add", ["by_token", "by_segment"], ["embedded"]),
+    ]
+    mean = [
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
         helper.make_node("Mul", ["embedded", "mask3"], ["masked"]),
@@ -102,23 +151,27 @@ def _write_model(path: Path, vocabulary: int, width: int = 32) -> None:
         helper.make_node("ReduceSum", ["mask", "first"], ["count"], keepdims=1),
         helper.make_node("Max", ["count", "one"], ["at_least_one"]),
         helper.make_node("Div", ["sum", "at_least_one"], ["mean"]),
-        helper.make_node("Gemm", ["mean", "weight", "bias"], ["logits"]),
+    ]
+    head = [
+        helper.make_node("MatMul", ["embedded" if each_token else "mean", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["logits"]),
     ]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
         for name in ("input_ids", "attention_mask", "token_type_ids")
     ]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])]
+    axes: list[str | int | None] = ["batch", "sequence", labels] if each_token else ["batch", labels]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, axes)]
     constants = [
         weight("tokens", vocabulary, width),
         weight("segments", 2, width),
-        weight("weight", width, len(LABELS)),
-        weight("bias", len(LABELS)),
+        weight("weight", width, labels),
+        weight("bias", labels),
         numpy_helper.from_array(np.array([-1]), "last"),
         numpy_helper.from_array(np.array([1]), "first"),
         numpy_helper.from_array(np.array([1.0], dtype=np.float32), "one"),
     ]
-    graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
+    graph = helper.make_graph([*embedding, *([] if each_token else mean), *head], "tiny", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

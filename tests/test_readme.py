@@ -42,7 +42,7 @@ def test_the_smallest_recipe_is_one(tmp_path: Path) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     tomllib.loads(block)
     (tmp_path / "tickets.toml").write_text(block)
-    assert load_recipe(tmp_path / "tickets.toml").data.label_column == "queue"
+    assert load_recipe(tmp_path / "tickets.toml").data.columns["label"] == "queue"
 
 
 def test_variables_are_the_services_own_with_their_defaults() -> None:

@@ -8,7 +8,7 @@ import torch
 from benchmarks.engines import torch_engine
 from finetune.checkpoint import load_checkpoint
 from finetune.inference import predict
-from tasks import TextInput, collate
+from tasks import collate
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def same_threads() -> Iterator[None]:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_the_timed_engine_computes_the_logits_of_the_checkpoint(tiny_checkpoint: Path, attention: str) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint)
-    windows = checkpoint.tokenizer.encode([TextInput("where is my card"), TextInput("card")])
+    windows = checkpoint.tokenizer.encode([("where is my card", None), ("card", None)])
 
     engine = torch_engine(checkpoint=str(tiny_checkpoint), attention=attention, threads=1)
     outputs = engine(collate(windows, checkpoint.pad_token_id))
@@ -41,7 +41,7 @@ def test_the_attention_asked_for_is_the_one_that_runs(tiny_checkpoint: Path, mon
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     checkpoint = load_checkpoint(tiny_checkpoint)
-    batch = collate(checkpoint.tokenizer.encode([TextInput("card")]), checkpoint.pad_token_id)
+    batch = collate(checkpoint.tokenizer.encode([("card", None)]), checkpoint.pad_token_id)
 
     torch_engine(checkpoint=str(tiny_checkpoint), attention="eager", threads=1)(batch)
     assert calls == []

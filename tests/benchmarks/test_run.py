@@ -10,7 +10,7 @@ from benchmarks.variants import read_variants
 from bundle import read_manifest
 from tasks.errors import ParitybitError
 
-QUICK = BenchSettings(sample=24, rounds=2, min_rounds=2, budget_s=60)
+QUICK = BenchSettings(sample=24, rounds=2, min_rounds=2, warmup_s=0.02, budget_s=60)
 
 
 @pytest.fixture(scope="module")

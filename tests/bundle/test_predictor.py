@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,20 @@ from bundle import Predictor
 from bundle.golden import GoldenRow, read_golden, write_golden
 from bundle.manifest import SessionSettings, read_manifest
 from bundle.session import Session
-from tasks import TextInput
+from tasks import QuestionInput, TextInput, WordsInput
 from tasks.errors import BundleError, InputError
-from tests.bundles import LABELS, MAX_LENGTH, seal
+from tasks.inputs import input_to_json
+from tests.bundles import LABELS, LONG_TEXT, MAX_LENGTH, TINY, seal
 
-TEXTS = ["Where is my card?", "卡在哪里", "I lost my card 💳 " * 30, "blocked", "", "שלום", "what is the exchange rate"]
+TEXTS = [
+    "Where is my card?",
+    "卡在哪里",
+    "I lost my card 💳 " * 30,
+    "blocked",
+    "-",
+    "שלום",
+    "what is the exchange rate",
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +68,84 @@ def test_wrong_parameters_are_named(predictor: Predictor, parameters: dict[str, 
         predictor("card", **parameters)
 
 
-def test_what_is_no_text_is_refused(predictor: Predictor) -> None:
-    with pytest.raises(InputError, match="expected a text, got int"):
-        predictor([1])  # type: ignore[list-item]
+def test_what_is_no_input_is_refused_with_its_position(predictor: Predictor) -> None:
+    with pytest.raises(InputError, match=r'^input 1: expected a text or {"text", "text_pair"}$'):
+        predictor(["a", 1])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"^input 2: text_pair: expected a text$"):
+        predictor(["a", "b", {"text": "c", "text_pair": 7}])
+    with pytest.raises(InputError, match=r"^input 1: text: the text is empty$"):
+        predictor(["a", " "])
+    with pytest.raises(InputError, match=r"^input 0: expected a text or"):
+        predictor(QuestionInput("who?", "me"))
     with pytest.raises(InputError, match="input 0: expected Unicode text"):
         predictor("\ud800")
+
+
+def inputs_of(predictor: Predictor) -> list[Any]:
+    return [*TINY[predictor.task.name].golden]
+
+
+def assert_alike(left: Any, right: Any) -> None:
+    """Equal but for the last digits of scores."""
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        left, right = list(left.values()), list(right.values())
+    if isinstance(left, list):
+        for one, other in zip(left, right, strict=True):
+            assert_alike(one, other)
+    else:
+        assert left == (pytest.approx(right, abs=1e-5) if isinstance(right, float) else right)
+
+
+def test_every_task_answers_alone_as_in_company_and_dictionaries_as_objects(task_bundle: Path) -> None:
+    predictor = Predictor.load(task_bundle, token_budget=200)
+    inputs = inputs_of(predictor)
+    together = predictor(inputs)
+    assert len(together) == len(inputs)
+    for one, answer in zip(inputs, together, strict=True):
+        assert_alike(predictor(one), [answer])
+        assert_alike(predictor(input_to_json(one)), [answer])
+    json.dumps(together)
+    assert_alike(predictor([input_to_json(one) for one in reversed(inputs)]), together[::-1])
+
+
+def test_golden_rows_of_every_task_are_reproduced(task_bundle: Path) -> None:
+    predictor = Predictor.load(task_bundle)
+    report = predictor.replay_golden()
+    assert (report.passed, report.changed_answers, report.rows) == (True, 0, len(inputs_of(predictor)))
+
+
+def test_golden_rows_hold_the_outputs_of_all_windows(task_bundle: Path) -> None:
+    predictor = Predictor.load(task_bundle)
+    rows = read_golden(task_bundle / "golden.jsonl", predictor.task.input_types)
+    windows = [len(predictor.task.encode(predictor.tokenizer, [row.input]).windows) for row in rows]
+    assert [len(row.outputs) for row in rows] == windows
+    assert (max(windows) > 2) == TINY[predictor.task.name].each_token
+
+
+def test_golden_rows_that_are_cut_otherwise_here_are_named(task_bundle: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(task_bundle, tmp_path / "bundle")
+    manifest = read_manifest(directory)
+    first, *rest = read_golden(directory / "golden.jsonl", Predictor.load(directory).task.input_types)
+    write_golden(directory / "golden.jsonl", [GoldenRow(first.input, first.outputs * 2), *rest])
+    seal(directory, manifest)
+    with pytest.raises(BundleError, match=r"golden\.jsonl:1: outputs of shape .* here, .* when certified"):
+        Predictor.load(directory).replay_golden()
+
+
+def test_words_and_their_text_are_answered_alike(task_bundle: Path) -> None:
+    predictor = Predictor.load(task_bundle)
+    if WordsInput not in predictor.task.input_types:
+        with pytest.raises(InputError, match=r"^input 0: "):
+            predictor({"words": ["my", "card"]})
+        return
+    words = LONG_TEXT.split()
+    (of_words,), (of_text,) = predictor({"words": words}), predictor(" ".join(words))
+    found = of_words["entities"]
+    assert len(found) > 5
+    assert all(entity["text"] == " ".join(words)[entity["start"] : entity["end"]] for entity in found)
+    begins = {entity["start"] for entity in of_text["entities"]}
+    assert sum(entity["start"] in begins for entity in found) > len(found) / 2
 
 
 def test_micro_batches_keep_the_budget(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,15 +183,16 @@ def test_other_outputs_fail_on_the_same_machine_and_answers_count_elsewhere(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    rows = read_golden(directory / "golden.jsonl")
-    write_golden(directory / "golden.jsonl", [GoldenRow(row.input, row.output + np.float32(0.01)) for row in rows])
+    rows = read_golden(directory / "golden.jsonl", [TextInput])
+    shifted_rows = [GoldenRow(row.input, tuple(output + np.float32(0.01) for output in row.outputs)) for row in rows]
+    write_golden(directory / "golden.jsonl", shifted_rows)
     seal(directory, read_manifest(directory))
     shifted = Predictor.load(directory).replay_golden()
     assert not shifted.passed
     assert shifted.changed_answers == 0
     monkeypatch.setattr(bundle.predictor, "instruction_set", lambda: ("another",))
     assert Predictor.load(directory).replay_golden().passed
-    write_golden(directory / "golden.jsonl", [GoldenRow(row.input, -row.output) for row in rows])
+    write_golden(directory / "golden.jsonl", [GoldenRow(row.input, (-row.outputs[0],)) for row in rows])
     seal(directory, read_manifest(directory))
     assert not Predictor.load(directory).replay_golden().passed
 
@@ -128,13 +212,6 @@ def test_another_graph_than_the_manifests_is_not_served(tiny_bundle: Path, tmp_p
     seal(directory, manifest.model_copy(update={"inputs": manifest.inputs[:2]}))
     with pytest.raises(BundleError, match="inputs or outputs are not the manifest's"):
         Predictor.load(directory)
-
-
-@pytest.mark.parametrize("content", ["", "{}\n", '{"text": "a", "output": "b"}\n'])
-def test_unreadable_golden_rows_are_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "golden.jsonl").write_text(content)
-    with pytest.raises(BundleError, match=r"golden\.jsonl"):
-        read_golden(tmp_path / "golden.jsonl")
 
 
 def test_disabled_fusions_reach_the_session(tiny_bundle: Path) -> None:

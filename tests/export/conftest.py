@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from finetune.checkpoint import Checkpoint, load_checkpoint
-from tasks import TextInput, Window
+from tasks import Window
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +26,4 @@ def windows(checkpoint: Checkpoint) -> list[Window]:
     """Rows of many lengths, from one word to more than max_length."""
     words = ["where", "is", "my", "cat", "bread", "and", "another", "horse", "train", "lost", "please"]
     texts = [" ".join(words[(start + step) % len(words)] for step in range(1 + 2 * start)) for start in range(24)]
-    return checkpoint.tokenizer.encode([TextInput(text) for text in texts])
+    return checkpoint.tokenizer.encode([(text, None) for text in texts])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from export.parity import Batch, batch_deltas, compare, edge_cases, logits_of
-from tasks import TaskSpec, Window, load_task
+from tasks import Encoded, TaskSpec, TextInput, Window, load_task
 
 TASK = load_task(TaskSpec(task="single_label", labels=("a", "b"), max_length=32))
 
@@ -37,11 +37,39 @@ def test_company_is_noticed() -> None:
 def test_compare_counts_answers_and_deltas() -> None:
     reference = [np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0.0, 0.1])]
     candidate = [np.array([1.0, 0.5]), np.array([0.0, 1.0]), np.array([0.1, 0.0])]
-    parity = compare(TASK, [row.astype(np.float32) for row in reference], [row.astype(np.float32) for row in candidate])
+    encoded = Encoded([TextInput("x")] * 3, windows_of(3, 3, 3))
+    parity = compare(
+        TASK,
+        [row.astype(np.float32) for row in reference],
+        [row.astype(np.float32) for row in candidate],
+        encoded,
+    )
     assert parity.max_delta == pytest.approx(0.5)
     assert parity.mean_delta == pytest.approx((0.25 + 0 + 0.1) / 3)
     assert parity.agreement == pytest.approx(2 / 3)
     assert parity.worst_rows(3) == [2, 0, 1], "changed answers first, then by |Δlogit|"
+
+
+def test_deltas_of_an_input_are_those_of_all_its_windows_without_padding() -> None:
+    windows = [
+        Window(row, np.ones(n, dtype=np.int64), np.zeros(n, dtype=np.int64), False)
+        for row, n in [(0, 2), (0, 4), (1, 3)]
+    ]
+    task = load_task(TaskSpec(task="single_label", labels=("a", "b"), max_length=32, options={"truncation": "windows"}))
+    reference = [np.zeros(2, dtype=np.float32) for _ in windows]
+    candidate = [np.array(row, dtype=np.float32) for row in ([0, 0.25], [0, -0.75], [0, 0.5])]
+    parity = compare(task, reference, candidate, Encoded([TextInput("x"), TextInput("y")], windows))
+    assert parity.deltas.tolist() == [0.75, 0.5]
+    assert parity.same.tolist() == [True, False], "decided by the mean of the windows"
+
+
+def test_outputs_of_tokens_come_without_padding() -> None:
+    def by_token(batch: Batch) -> np.ndarray:
+        return np.stack([batch["input_ids"], batch["attention_mask"]], axis=-1).astype(np.float32)
+
+    outputs = logits_of(by_token, windows_of(3, 7, 5), pad_id=99)
+    assert [output.shape for output in outputs] == [(3, 2), (7, 2), (5, 2)]
+    assert all((output[:, 1] == 1).all() for output in outputs)
 
 
 def test_edge_cases_cover_what_real_rows_do_not() -> None:

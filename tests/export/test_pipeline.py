@@ -90,7 +90,7 @@ def test_second_export_of_the_same_reuses_and_a_changed_limit_does_not(
     assert read_manifest(exported.bundle).created == created
     fewer = quick(tiny_checkpoint, "export.golden_rows=2")
     checkpoint = load_checkpoint(tiny_checkpoint)
-    data = load_data(recipe.data, seed=recipe.seed, labels=checkpoint.spec.labels)
+    data = load_data(recipe, spec=checkpoint.spec)
     assert is_current(exported.bundle, inputs_digest(checkpoint, recipe, data))
     assert not is_current(exported.bundle, inputs_digest(checkpoint, fewer, data))
 
@@ -167,6 +167,6 @@ def test_golden_rows_are_certified_outputs(exported: ExportResult) -> None:
     from bundle.golden import read_golden
 
     predictor = Predictor.load(exported.bundle)
-    golden = read_golden(exported.bundle / "golden.jsonl")
-    outputs = predictor.outputs(predictor.task.encode(predictor.tokenizer, [row.input for row in golden]))
-    assert all(np.array_equal(row.output, output) for row, output in zip(golden, outputs, strict=True))
+    golden = read_golden(exported.bundle / "golden.jsonl", predictor.task.input_types)
+    outputs = predictor.outputs(predictor.task.encode(predictor.tokenizer, [row.input for row in golden]).windows)
+    assert all(np.array_equal(row.outputs[0], output) for row, output in zip(golden, outputs, strict=True))

@@ -13,12 +13,16 @@ from finetune.checkpoint import Checkpoint
 from tasks import Window
 
 
-def linear_graph(path: Path, weights: np.ndarray, bias: np.ndarray | None) -> Path:
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["product" if bias is not None else "y"])]
+def linear_graph(path: Path, weights: np.ndarray, bias: np.ndarray | None, *, is_head: bool = False) -> Path:
+    """A product that is the graph's result where it is the head, else one that something else reads."""
+    result = "y" if is_head else "hidden"
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["product" if bias is not None else result])]
     constants = [numpy_helper.from_array(weights, "w")]
     if bias is not None:
-        nodes.append(helper.make_node("Add", ["b", "product"], ["y"]))
+        nodes.append(helper.make_node("Add", ["b", "product"], [result]))
         constants.append(numpy_helper.from_array(bias, "b"))
+    if not is_head:
+        nodes.append(helper.make_node("Identity", ["hidden"], ["y"]))
     shape = ["rows", weights.shape[0]]
     graph = helper.make_graph(
         nodes,
@@ -60,8 +64,16 @@ def test_bias_goes_into_the_product(tmp_path: Path) -> None:
     fp32 = linear_graph(tmp_path / "fp32.onnx", np.eye(8, dtype=np.float32), np.ones(8, dtype=np.float32))
     quantize(fp32, tmp_path / "int8.onnx", {"x": ActivationRange(-1, 1)})
     proto = onnx.load(tmp_path / "int8.onnx")
-    assert [node.op_type for node in proto.graph.node] == ["QuantizeLinear", "MatMulIntegerToFloat"]
+    assert [node.op_type for node in proto.graph.node] == ["QuantizeLinear", "MatMulIntegerToFloat", "Identity"]
     assert "w" not in {tensor.name for tensor in proto.graph.initializer}, "the float weights are gone"
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_what_gives_the_answer_stays_float(tmp_path: Path, with_bias: bool) -> None:
+    bias = np.ones(8, dtype=np.float32) if with_bias else None
+    head = linear_graph(tmp_path / "fp32.onnx", np.eye(8, dtype=np.float32), bias, is_head=True)
+    assert quantizable_inputs(head) == []
+    assert quantize(head, tmp_path / "int8.onnx") == 0
 
 
 @pytest.mark.parametrize("rows", [1, 8, 33])
@@ -69,7 +81,7 @@ def test_sums_do_not_saturate_on_any_processor(tmp_path: Path, rows: int) -> Non
     """The largest activations by the largest weights: 16-bit partial sums must not overflow without VNNI."""
     weights = np.full((64, 32), 0.5, dtype=np.float32)
     fp32 = linear_graph(tmp_path / "fp32.onnx", weights, None)
-    quantize(fp32, tmp_path / "int8.onnx", {"x": ActivationRange(0.0, 1.0)})
+    assert quantize(fp32, tmp_path / "int8.onnx", {"x": ActivationRange(0.0, 1.0)}) == 1
     got = Session(tmp_path / "int8.onnx").run({"x": np.ones((rows, 64), dtype=np.float32)})
     assert got == pytest.approx(np.full((rows, 32), 32.0), rel=1e-5)
 

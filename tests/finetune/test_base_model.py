@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from finetune.base_model import digest_of_model, open_base_model, resolve_base_model
-from tasks.encoding import TextInput
 from tasks.errors import RecipeError
 from tests.toy import write_toy_data, write_toy_recipe
 
@@ -68,7 +67,7 @@ def test_a_model_without_a_tokenizer(tiny_base: Path, tmp_path: Path) -> None:
 def test_our_tokenizer_says_what_transformers_says(tiny_base: Path) -> None:
     base = open_base_model(str(tiny_base), 12)
     texts = ["Where is the cat?", "zebra " * 20, "a dog"]
-    ours = [window.input_ids.tolist() for window in base.tokenizer.encode([TextInput(text) for text in texts])]
+    ours = [window.input_ids.tolist() for window in base.tokenizer.encode([(text, None) for text in texts])]
     assert ours == base.hf_tokenizer(texts, truncation=True, max_length=12)["input_ids"]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import (
     AutoModelForSequenceClassification,
     DistilBertConfig,
@@ -17,8 +18,8 @@ from transformers import (
 from finetune.checkpoint import load_checkpoint
 from finetune.inference import model_inputs, predict
 from tasks import load_task
-from tasks.encoding import TextInput
 from tasks.errors import CheckpointError
+from tasks.inputs import TextInput
 from tests.toy import toy_rows
 
 
@@ -51,12 +52,12 @@ def test_its_predictions_are_those_that_were_measured(tiny_checkpoint: Path) -> 
     checkpoint = load_checkpoint(tiny_checkpoint)
     task = load_task(checkpoint.spec)
     rows = toy_rows(36, 2)
-    windows = task.encode(checkpoint.tokenizer, [TextInput(row["text"]) for row in rows])
-    outputs = predict(checkpoint.model, windows, checkpoint.pad_token_id)
+    encoded = task.encode(checkpoint.tokenizer, [TextInput(row["text"]) for row in rows])
+    outputs = predict(checkpoint.model, encoded.windows, checkpoint.pad_token_id)
     measured = json.loads((tiny_checkpoint / "metrics.json").read_text())["test"]
-    assert task.metrics(outputs, [task.target(row["label"]) for row in rows]) == pytest.approx(measured)
+    assert task.metrics(outputs, encoded, [row["label"] for row in rows]) == pytest.approx(measured)
     # padding and company change nothing
-    alone = [predict(checkpoint.model, [window], checkpoint.pad_token_id)[0] for window in windows]
+    alone = [predict(checkpoint.model, [window], checkpoint.pad_token_id)[0] for window in encoded.windows]
     assert np.abs(np.stack(alone) - np.stack(outputs)).max() < 1e-5
 
 
@@ -103,15 +104,36 @@ def test_a_foreign_directory(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"architectures": ["BertForQuestionAnswering"]}, "found BertForQuestionAnswering"),
+        ({"architectures": ["BertForMaskedLM"]}, "found BertForMaskedLM"),
         ({"architectures": None}, "found no architecture"),
-        ({"problem_type": "multi_label_classification"}, "multi_label_classification"),
-        ({"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": None}, "1 label"),
     ],
 )
-def test_other_tasks_are_refused_by_name(copy: Path, changes: dict[str, Any], found: str) -> None:
+def test_other_heads_are_refused_by_name(copy: Path, changes: dict[str, Any], found: str) -> None:
     with pytest.raises(CheckpointError, match=f"{found}.*this version knows: single_label"):
         load_checkpoint(make_foreign(copy, **changes))
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "task"),
+    [
+        ("BertForSequenceClassification", 3, "single_label"),
+        ("BertForSequenceClassification", 1, "regression"),
+        ("BertForTokenClassification", 5, "token_classification"),
+        ("BertForQuestionAnswering", 2, "question_answering"),
+    ],
+)
+def test_the_task_of_a_foreign_model_follows_from_its_head(
+    tiny_base: Path, tmp_path: Path, head: str, labels: int, task: str
+) -> None:
+    model = getattr(transformers, head).from_pretrained(tiny_base, num_labels=labels)
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_base / name, tmp_path / name)
+    assert load_checkpoint(tmp_path).spec.task == task
+    if task == "single_label":
+        config = json.loads((tmp_path / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert load_checkpoint(tmp_path).spec.task == "multi_label"
 
 
 def test_a_base_model_without_its_head_is_refused(tiny_base: Path, tmp_path: Path) -> None:

@@ -1,253 +1,201 @@
-import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import datasets
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from finetune.data import LabelledData, load_data, stratified_split
-from finetune.recipe import DataSection
-from tasks.encoding import TextInput
+from finetune.data import load_data, stratified_split
+from tasks.base import TaskSpec
 from tasks.errors import DataError
+from tasks.inputs import TextInput, WordsInput
+from tests.finetune.data_files import error_of, recipe_of, write
 from tests.toy import toy_rows, write_jsonl
 
-ROWS = [
-    {"text": 'a line\nbreak, and a "quote"', "label": "x", "other": 1},
-    {"text": "U+2028 \u2028 inside", "label": "y", "other": 2},
-    {"text": "NA", "label": "007", "other": 3},
-    {"text": "2020-01-01", "label": "2020-01-01", "other": 4},
-]
+TAGGED = {"words": ["Ann", "saw", "Old", "Paris"], "tags": ["B-person", "O", "B-place", "I-place"]}
 
 
-def section(train: Path, test: Path | None = None, **more: object) -> DataSection:
-    files = {"train": str(train), "validation": str(train), "test": str(test or train)}
-    return DataSection.model_validate({**files, **more})
-
-
-def load(data: DataSection, labels: tuple[str, ...] | None = None) -> LabelledData:
-    return load_data(data, seed=1, labels=labels)
-
-
-def error_of(data: DataSection, labels: tuple[str, ...] | None = None) -> str:
-    with pytest.raises(DataError) as caught:
-        load(data, labels)
-    return str(caught.value)
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def write_rows(folder: Path, suffix: str) -> Path:
-    path = folder / f"rows{suffix}"
-    if suffix in (".csv", ".tsv"):
-        datasets.Dataset.from_list(ROWS).to_pandas().to_csv(path, index=False, sep="," if suffix == ".csv" else "\t")
-    elif suffix == ".parquet":
-        datasets.Dataset.from_list(ROWS).to_parquet(str(path))
-    else:
-        write_jsonl(path, ROWS)
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"])
-def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_rows(tmp_path, suffix)
-    capsys.readouterr()
-    data = load(section(path))
-    assert data.train.inputs == [TextInput(str(row["text"])) for row in ROWS]
-    assert data.train.labels == ["x", "y", "007", "2020-01-01"]
-    assert data.labels == ("007", "2020-01-01", "x", "y")
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_set_format_beats_the_suffix(tmp_path: Path) -> None:
-    path = write_rows(tmp_path, ".csv").rename(tmp_path / "rows.txt")
-    assert "unknown suffix '.txt'" in error_of(section(path))
-    assert len(load(section(path, format="csv")).train) == len(ROWS)
-
-
-def test_text_pairs_numbers_and_a_byte_order_mark(tmp_path: Path) -> None:
-    rows = b'{"q": "a", "p": "b", "y": 10}\n\n{"q": "c", "p": "d", "y": 2}\n'
-    path = write(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + rows)
-    data = load(section(path, text_column="q", text_pair_column="p", label_column="y"))
-    assert data.train.inputs == [TextInput("a", "b"), TextInput("c", "d")]
-    assert data.labels == ("2", "10")
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_wrong_column_names_those_found(tmp_path: Path, suffix: str) -> None:
-    path = write_rows(tmp_path, suffix)
-    assert error_of(section(path, text_column="txt")) == f"{path}: no column 'txt'; found 'text', 'label', 'other'"
-
-
-def test_missing_empty_and_rowless_files(tmp_path: Path) -> None:
-    assert "no such file" in error_of(section(tmp_path / "none.csv"))
-    assert "empty file" in error_of(section(write(tmp_path / "empty.jsonl", "")))
-    assert "no rows" in error_of(section(write(tmp_path / "head.csv", "text,label\n")))
-    assert "no rows" in error_of(section(write(tmp_path / "blank.jsonl", "\n\n")))
-    assert "cannot be read" in error_of(section(write(tmp_path / "a.parquet", "no parquet")))
-
-
-def test_invalid_utf8_is_found_by_line(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", b"text,label\nfine,x\nd\xe9j\xe0,y\nfine,x\n\xff,y\n")
-    message = error_of(section(path))
-    assert f"{path}:3: not valid UTF-8 (byte 0xe9 in column 2)" in message
-    assert f"{path}:5: not valid UTF-8 (byte 0xff in column 1)" in message
-    assert ":2:" not in message
-
-
-def test_bad_json_rows(tmp_path: Path) -> None:
-    lines = [
-        '{"text": "fine", "label": "x"}',
-        "",
-        '{"text": "cut',
-        '{"text": 5, "label": "x"}',
-        '{"text": "  ", "label": "x"}',
-        '{"label": "x"}',
-        '{"text": "a", "label": null}',
-        '{"text": "a", "label": true}',
-        '{"text": "\\ud800", "label": "x"}',
-        '["a", "x"]',
-        '{"text": "fine \u2028", "label": "y"}',
-    ]
-    path = write(tmp_path / "a.jsonl", "\n".join(lines))
-    test = write(tmp_path / "test.jsonl", '{"text": "fine", "label": "x"}')
-    data = DataSection(train=str(path), validation=str(test), test=str(test))
-    headline, *problems = error_of(data).split("\n")
-    assert headline == "8 bad rows:"
-    found = {problem.strip().removeprefix(f"{path}:").partition(": ")[0]: problem for problem in problems}
-    assert sorted(found, key=int) == ["3", "4", "5", "6", "7", "8", "9", "10"]
-    assert "not valid JSON" in found["3"]
-    assert "the text is int (5), expected a string" in found["4"]
-    assert "empty text" in found["5"]
-    assert "no text" in found["6"]
-    assert "no label (found None)" in found["7"]
-    assert "no label (found True)" in found["8"]
-    assert "lone surrogate" in found["9"]
-    assert "expected a JSON object, found list" in found["10"]
-
-
-def test_csv_lines_are_right_after_quoted_line_breaks(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", 'text,label\n"two\nlines",x\n\n,y\n"three\n\nlines",\nfine,y\n')
-    message = error_of(section(path))
-    assert f"{path}:5: empty text" in message
-    assert f"{path}:6: no label (found '')" in message
-
-
-def test_csv_rows_with_too_many_fields(tmp_path: Path) -> None:
-    # pandas alone would take the first column for an index
-    path = write(tmp_path / "a.csv", "text,label\na, b,x\nc, d,y\n")
-    assert f"{path}:2: 3 fields, expected 2" in error_of(section(path))
-
-
-def test_csv_with_an_open_quote(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", 'text,label\n"open,x\nb,y\n')
-    assert f"{path}: cannot be read" in error_of(section(path))
-
-
-def test_the_first_ten_bad_rows_and_their_number(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "", "label": "x"}] * 25)
-    good = write_jsonl(tmp_path / "b.jsonl", toy_rows(6, 0))
-    data = DataSection(train=str(good), validation=str(path), test=str(good))
-    headline, *problems = error_of(data).split("\n")
-    assert headline == "25 bad rows; the first 10:"
-    assert problems == [f"  {path}:{line}: empty text" for line in range(1, 11)]
-
-
-def test_unknown_labels(tmp_path: Path) -> None:
+def test_unknown_labels_say_where_and_how_to_mend(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path / "a.jsonl", toy_rows(6, 0))
     test = write_jsonl(tmp_path / "b.jsonl", [*toy_rows(2, 1), {"text": "a", "label": "aminal"}])
-    assert f"{test}:3: unknown label 'aminal'" in error_of(section(train, test))
-    assert f"{train}:1: unknown label 'animal'" in error_of(section(train), labels=("food", "vehicle"))
-    assert load(section(train), labels=("vehicle", "food", "animal")).labels == ("vehicle", "food", "animal")
+    training = "expected one of the training labels, or list it in the recipe's labels"
+    assert f"{test}:3: unknown label 'aminal'; {training}" in error_of(recipe_of(train, test))
+    message = error_of(recipe_of(train, labels=["food", "vehicle"]))
+    assert f"{train}:1: unknown label 'animal'; expected one of the recipe's labels" in message
+    fixed = load_data(recipe_of(train, labels=["vehicle", "food", "animal"]))
+    assert fixed.spec.labels == ("vehicle", "food", "animal")
+
+
+def test_rows_are_checked_against_the_task_of_a_checkpoint(tmp_path: Path) -> None:
+    recipe = recipe_of(write_jsonl(tmp_path / "a.jsonl", toy_rows(6, 0)))
+    spec = TaskSpec(task="single_label", labels=("vehicle", "food", "animal", "plant"), max_length=99)
+    assert load_data(recipe, spec=spec).spec is spec
+    with pytest.raises(DataError, match="unknown label 'animal'; expected one that the checkpoint knows"):
+        load_data(recipe, spec=spec.model_copy(update={"labels": ("vehicle", "food")}))
 
 
 def test_one_label_is_too_few(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": "x"}])
-    assert "one label only, 'x'" in error_of(section(path))
-
-
-def test_a_directory_of_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "set"
-    for name in ("train", "test"):
-        write_jsonl(folder / f"{name}.jsonl", toy_rows(30, 0))
-    data = DataSection(hub=str(folder), train="train", test="test")
-    loaded = load(data)
-    assert [row["text"] for row in toy_rows(30, 0)] == [one.text for one in loaded.test.inputs]
-    assert (len(loaded.train), len(loaded.validation)) == (27, 3)
-    assert not (tmp_path / "cache").exists()
-    assert f"{folder}[dev]: cannot be loaded" in error_of(data.model_copy(update={"validation": "dev"}))
-    assert f"{folder}[train]: no column 'txt'" in error_of(data.model_copy(update={"text_column": "txt"}))
-
-
-def test_a_hub_data_set_by_id_with_named_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
-    asked = []
-
-    def load_dataset(hub: str, *, name: str | None, split: str, **_: object) -> datasets.Dataset:
-        asked.append((hub, name, split))
-        return datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0 if split == "train" else -1]}, features)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    data = DataSection(hub="owner/set", hub_config="en", train="train", validation="train", test="train")
-    assert load(data).train.labels == ["yes", "no"]
-    assert set(asked) == {("owner/set", "en", "train")}
-    assert "owner/set[hidden]:2: no label" in error_of(data.model_copy(update={"test": "hidden"}))
-
-
-def test_local_files_leave_nothing_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    for suffix in (".csv", ".jsonl", ".parquet"):
-        load(section(write_rows(tmp_path, suffix)))
-    assert not (tmp_path / "cache").exists()
+    assert error_of(recipe_of(path)).startswith(f"{path}: one label only, 'x'")
 
 
 def test_stratified_split_is_seeded_and_in_proportion(tmp_path: Path) -> None:
+    def split(labels: list[str], seed: int) -> list[int]:
+        return stratified_split(labels, [None] * len(labels), 0.1, seed)
+
     labels = ["a"] * 100 + ["b"] * 50 + ["c"] * 7 + ["d"]
-    chosen = stratified_split(labels, 0.1, seed=3)
-    assert chosen == stratified_split(labels, 0.1, seed=3) != stratified_split(labels, 0.1, seed=4)
+    chosen = split(labels, 3)
+    assert chosen == split(labels, 3) != split(labels, 4)
     counts = Counter(labels[row] for row in chosen)
     assert sum(counts.values()) == round(len(labels) * 0.1)
     assert (counts["a"], counts["b"], counts["d"]) == (10, 5, 0)
     # many small labels: not one of them is owed a whole row, and yet a tenth is chosen
-    small = [str(label) for label in range(40) for _ in range(3)]
-    assert len(stratified_split(small, 0.1, seed=0)) == 12
+    assert len(split([str(label) for label in range(40) for _ in range(3)], 0)) == 12
 
     path = write_jsonl(tmp_path / "a.jsonl", toy_rows(60, 0))
-    data = DataSection(train=str(path), test=str(path), validation_fraction=0.2)
-    loaded = load(data)
-    assert Counter(loaded.validation.labels) == {"animal": 4, "food": 4, "vehicle": 4}
-    texts = [one.text for one in [*loaded.train.inputs, *loaded.validation.inputs]]
-    assert sorted(texts) == sorted(row["text"] for row in toy_rows(60, 0))
+    loaded = load_data(recipe_of(path, data={"validation": None, "validation_fraction": 0.2}))
+    assert Counter(loaded.validation.golds) == {"animal": 4, "food": 4, "vehicle": 4}
+    rows = Counter([*loaded.train.inputs, *loaded.validation.inputs])
+    assert rows == Counter(TextInput(row["text"]) for row in toy_rows(60, 0))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30)), min_size=1, max_size=120), st.integers(0, 9))
+def test_groups_are_never_cut_and_the_fraction_is_about_kept(rows: list[tuple[str, int]], seed: int) -> None:
+    strata, groups = [stratum for stratum, _ in rows], [group or None for _, group in rows]
+    chosen = set(stratified_split(strata, groups, 0.2, seed))
+    for group in {group for group in groups if group}:
+        assert len({row in chosen for row in range(len(rows)) if groups[row] == group}) == 1
+    # each of the two strata may pass its quota by less than half a group
+    largest = max(Counter(group for group in groups if group).values(), default=1)
+    assert len(chosen) <= 0.2 * len(rows) + 1 + largest
+    assert set(range(len(rows))) - chosen
+
+
+def test_small_groups_are_chosen_in_about_the_wanted_share() -> None:
+    groups = [row // 5 for row in range(1000)]
+    for seed in range(5):
+        assert 95 <= len(stratified_split(["answerable"] * 1000, groups, 0.1, seed)) <= 105
+
+
+def test_questions_on_one_paragraph_stay_together(tmp_path: Path) -> None:
+    answers = {"text": ["Ann"], "answer_start": [5]}
+    rows = [{"question": f"Who {n}?", "context": f"Then Ann came {n // 4}.", "answers": answers} for n in range(80)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    data = load_data(recipe_of(path, task="question_answering", data={"validation": None}))
+    train, validation = ({one.context for one in split.inputs} for split in (data.train, data.validation))
+    assert len(data.validation) == 8
+    assert not train & validation
+
+
+def test_rows_of_several_labels_are_split_by_their_rarest_one(tmp_path: Path) -> None:
+    rows = [{"text": f"t{n}", "labels": ["often", "seldom"] if n % 10 == 0 else ["often"]} for n in range(100)]
+    path = write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": "none", "labels": []}])
+    for seed in range(5):
+        recipe = recipe_of(path, task="multi_label", seed=seed, data={"validation": None})
+        golds = load_data(recipe).validation.golds
+        assert golds.count(("often", "seldom")) == 1
+        assert len(golds) == 10
 
 
 def test_every_label_once_leaves_nothing_for_validation(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
-    assert "every label has one row" in error_of(DataSection(train=str(path), test=str(path)))
+    assert "no row to spare for validation" in error_of(recipe_of(path, data={"validation": None}))
 
 
 def test_the_fingerprint_knows_content_columns_split_and_labels(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "other": row["text"] + "!", "label": row["label"]} for row in toy_rows(30, 0)]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    base = DataSection(train=str(path), test=str(path))
-    plain = load(base).fingerprint
-    assert load(base).fingerprint == plain
+
+    def fingerprint(data: dict[str, Any] | None = None, **more: Any) -> str:
+        return load_data(recipe_of(path, data={"validation": None} | (data or {}), **more)).fingerprint
+
+    plain = fingerprint()
+    assert fingerprint() == plain
     others = [
-        load_data(base, seed=2, labels=None),
-        load(base, labels=("vehicle", "food", "animal")),
-        load(base.model_copy(update={"text_column": "other"})),
-        load(base.model_copy(update={"text_pair_column": "other"})),
-        load(base.model_copy(update={"validation_fraction": 0.5})),
+        fingerprint(seed=2),
+        fingerprint(labels=["vehicle", "food", "animal"]),
+        fingerprint({"columns": {"text": "other"}}),
+        fingerprint({"columns": {"text_pair": "other"}}),
+        fingerprint({"validation_fraction": 0.5}),
     ]
     write_jsonl(path, [*rows[:-1], rows[-1] | {"text": "changed"}])
-    others.append(load(base))
-    assert len({plain, *(other.fingerprint for other in others)}) == len(others) + 1
+    others.append(fingerprint())
+    assert len({plain, *others}) == len(others) + 1
 
 
-def test_json_lines_are_cut_at_line_feeds_only(tmp_path: Path) -> None:
-    texts = ["a\u2028b", "c\u2029d", "e\u0085f", "g\x0bh\x0ci"]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": t, "label": t[0]}, ensure_ascii=False) + "\n" for t in texts))
-    assert [one.text for one in load(section(path)).train.inputs] == texts
+def test_the_fingerprint_knows_every_entity(tmp_path: Path) -> None:
+    def fingerprint(tags: list[str]) -> str:
+        path = write_jsonl(tmp_path / "a.jsonl", [TAGGED, TAGGED | {"tags": tags}])
+        return load_data(recipe_of(path, task="token_classification")).fingerprint
+
+    tags = [["O"] * 4, ["B-person", "O", "O", "O"], ["B-place", "O", "O", "O"], ["O", "B-person", "O", "O"]]
+    assert len({fingerprint(one) for one in tags}) == len(tags)
+
+
+def test_words_and_tags_under_the_names_that_data_sets_use(tmp_path: Path) -> None:
+    renamed = [{"tokens": TAGGED["words"], name: TAGGED["tags"]} for name in ("tags", "ner_tags")]
+    for number, row in enumerate([TAGGED, *renamed]):
+        path = write_jsonl(tmp_path / f"{number}.jsonl", [row])
+        data = load_data(recipe_of(path, task="token_classification"))
+        assert data.train.inputs == [WordsInput(("Ann", "saw", "Old", "Paris"))]
+        entities = [(entity.start, entity.end, entity.label) for entity in data.train.golds[0]]
+        assert entities == [(0, 3, "person"), (8, 17, "place")]
+        assert set(data.spec.labels) == {"O", "B-person", "I-person", "B-place", "I-place"}
+
+
+def test_each_file_may_have_a_form_of_its_own(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "a.jsonl", [TAGGED])
+    spans = [{"start": 0, "end": 3, "label": "person"}]
+    test = write_jsonl(tmp_path / "b.jsonl", [{"text": "Ann came", "spans": spans}])
+    data = load_data(recipe_of(train, test, task="token_classification"))
+    assert data.test.inputs == [TextInput("Ann came")]
+    neither = write_jsonl(tmp_path / "c.jsonl", [{"text": "Ann came", "tokens": []}])
+    message = error_of(recipe_of(neither, task="token_classification"))
+    assert message == f"{neither}: no column 'tags' (or else 'text', 'spans'); found 'text', 'tokens'"
+    named = recipe_of(neither, task="token_classification", data={"columns": {"spans": "entities"}})
+    assert error_of(named) == f"{neither}: no column 'entities'; found 'text', 'tokens'"
+
+
+def test_entity_types_are_the_labels_that_a_recipe_names(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "a.jsonl", [TAGGED])
+    data = load_data(recipe_of(train, task="token_classification", labels=["place", "thing", "person"]))
+    assert [label for label in data.spec.labels if label.startswith("B-")] == ["B-place", "B-thing", "B-person"]
+    message = error_of(recipe_of(train, task="token_classification", labels=["place"]))
+    assert f"{train}:1: unknown label 'person'; expected one of the recipe's labels" in message
+
+
+def test_options_of_the_task_decide_how_rows_are_read_and_stand_in_the_specification(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [TAGGED])
+    options = {"joiner": "", "scheme": "BIOES"}
+    data = load_data(recipe_of(path, task="token_classification", max_length=77, options=options))
+    assert (data.train.golds[0][1].start, data.train.golds[0][1].end) == (6, 14)
+    assert "S-place" in data.spec.labels
+    assert (data.spec.max_length, data.spec.options) == (77, options)
+
+
+def test_numbers_of_a_csv_file_are_targets(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,1.5\nb,2.5\n")
+    data = load_data(recipe_of(path, task="regression"))
+    assert data.train.golds == [1.5, 2.5]
+    assert data.spec.options == {"mean": 2.0, "std": 0.5}
+    path = write(tmp_path / "b.csv", "text,label\na,much\nb,2.5\n")
+    assert f"{path}:2: " in error_of(recipe_of(path, task="regression"))
+    alike = write(tmp_path / "c.csv", "text,label\na,1\nb,1\n")
+    assert error_of(recipe_of(alike, task="regression")).startswith(f"{alike}: ")
+
+
+def test_label_sets_of_lists_and_of_separated_text(tmp_path: Path) -> None:
+    rows = [{"text": "a", "labels": ["joy", "awe"]}, {"text": "b", "labels": []}, {"text": "c", "labels": ["joy"]}]
+    lists = write_jsonl(tmp_path / "a.jsonl", rows)
+    text = write(tmp_path / "b.csv", 'text,labels\na,"joy,awe"\nb,\nc,joy\n')
+    for path in (lists, text):
+        data = load_data(recipe_of(path, task="multi_label"))
+        assert data.train.golds == [("awe", "joy"), (), ("joy",)]
+        assert data.spec.labels == ("awe", "joy")
+
+
+def test_words_in_a_csv_file_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "words,tags\na b,O O\n")
+    assert f"{path}:2: " in error_of(recipe_of(path, task="token_classification"))

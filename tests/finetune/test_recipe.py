@@ -1,10 +1,17 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from finetune.recipe import Recipe, load_recipe
+from finetune.reading import read_file
+from finetune.recipe import Recipe, load_recipe, recipe_of_run
+from finetune.rows import Columns
+from tasks.catalogue import TASKS
 from tasks.errors import RecipeError
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
 MINIMAL = """
 name = "toy"
@@ -36,6 +43,8 @@ def test_defaults_and_absolute_paths(recipe: Path, tmp_path: Path) -> None:
     assert loaded.base_model == "some/hub-model"
     assert (loaded.task, loaded.max_length, loaded.seed) == ("single_label", 128, 42)
     assert loaded.export.variants == ("fp32", "int8-dynamic", "int8-static")
+    # the task's own limit
+    assert loaded.export.min_agreement is None
 
 
 def test_local_base_model_is_relative_to_the_recipe(recipe: Path, tmp_path: Path) -> None:
@@ -70,15 +79,23 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         """
 name = "Not Good"
 base_model = "x/y"
-task = "telepathy"
 labels = ["a", "a"]
 colour = 1
+
+[options]
+stride = -1
+truncation = "middle"
+joiner = " "
 
 [data]
 train = "same.csv"
 test = "same.csv"
 text_column = "label"
 hub_config = "en"
+
+[data.columns]
+text = "label"
+labels = "y"
 
 [train]
 learning_rate = "fast"
@@ -96,8 +113,12 @@ min_agreement = 3
         "override 'no-equals-sign': expected dotted.key=value",
         "override 'name.x=1': name is not a section",
         'name: found "Not Good"; expected lower-case letters, digits, - and _, a letter or digit first',
-        'task: found "telepathy"; expected one of single_label',
         "colour: unknown key (found 1); expected one of name, base_model, task,",
+        "options.stride: found -1; expected greater than or equal to 0",
+        "options.truncation: found \"middle\"; expected 'head', 'head_tail' or 'windows'",
+        'options.joiner: unknown key (found " "); expected one of truncation, stride',
+        'data.text_column: unknown key (found "label"); expected one of hub, hub_config, train, validation, test,',
+        "data.columns.labels: unknown field (found 'y'); expected one of text, label, text_pair",
         'train.learning_rate: found "fast"; expected a number',
         "train.epochs: found 2.5; expected a whole number",
         "train.momentum: unknown key (found 0.9); expected one of learning_rate, epochs,",
@@ -105,7 +126,6 @@ min_agreement = 3
         "export.min_agreement: found 3; expected less than or equal to 1",
         "data.hub_config: found without data.hub; expected together with it",
         "data.test: found the same as data.train; expected other rows",
-        "data: found the columns label, label; expected a column of its own for each",
         "labels: found a more than once; expected each label once",
     ]
     assert len(problems) == len(expected)
@@ -124,7 +144,8 @@ min_agreement = 3
         ("train=3", "train: found 3"),
         ("max_length=1", "max_length: found 1"),
         ("labels=[1, 2]", "labels.0: found 1; expected a string"),
-        ("export.variants=[]", "export.variants: found []"),
+        ("labels=[]", "labels: found []; expected at least one"),
+        ("export.variants=[]", "export.variants: found []; expected at least one"),
         ('export.variants=["int4"]', 'export.variants.0: found "int4"'),
         ("data.format=xml", 'data.format: found "xml"'),
         ("data=1", "data: found 1"),
@@ -154,6 +175,103 @@ def test_json_round_trip(recipe: Path) -> None:
     assert Recipe.model_validate(json.loads(json.dumps(loaded.to_json()))) == loaded
 
 
-def test_the_shipped_recipe_loads() -> None:
-    loaded = load_recipe(Path(__file__).parents[2] / "recipes" / "banking77.toml")
-    assert all(Path(file).is_file() for file in (loaded.data.train, loaded.data.validation or "", loaded.data.test))
+def test_an_unknown_task_is_told_and_its_options_are_not_judged(recipe: Path) -> None:
+    assert error_of(recipe, "task=telepathy", "options.power=9")[1:] == [
+        f'  task: found "telepathy"; expected one of {", ".join(TASKS)}'
+    ]
+
+
+def test_options_are_those_of_the_task(recipe: Path) -> None:
+    loaded = load_recipe(recipe, ["task=token_classification", "options.scheme=BIOES", 'options.joiner=""'])
+    assert loaded.options == {"scheme": "BIOES", "joiner": ""}
+    options = loaded.task_options.model_dump()
+    assert (options["scheme"], options["joiner"], options["pieces"]) == ("BIOES", "", "first")
+    assert "options.scheme: unknown key" in error_of(recipe, "options.scheme=BIOES")[1]
+    # a number is no text for a task's options either
+    assert error_of(recipe, "task=token_classification", "options.joiner=1")[1] == (
+        "  options.joiner: found 1; expected a string"
+    )
+    assert error_of(recipe, "options=1")[1] == "  options: found 1; expected a section"
+
+
+@pytest.mark.parametrize("task", ["regression", "question_answering"])
+def test_labels_are_refused_where_there_are_none_to_name(recipe: Path, task: str) -> None:
+    problems = error_of(recipe, f"task={task}", 'labels=["a", "b"]')
+    assert problems[1:] == [f'  labels: found ["a", "b"]; expected none, {task} has no labels to name']
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "problem"),
+    [
+        ('{label = "text"}', "single_label", "data.columns: found the column 'text' for two fields"),
+        ('{text = "a", label = "a"}', "single_label", "data.columns: found the column 'a' for two fields"),
+        (
+            '{answer = "a"}',
+            "question_answering",
+            "data.columns.answer: unknown field (found 'a'); expected one of question,",
+        ),
+        (
+            '{words = "a", spans = "b"}',
+            "token_classification",
+            "data.columns: found words, spans; expected fields of one kind of row: words, tags; or text, spans",
+        ),
+        ("{text = 1}", "single_label", "data.columns.text: found 1; expected a string"),
+        ('{text = ""}', "single_label", 'data.columns.text: found ""; expected a string that is not empty'),
+        ("3", "single_label", "data.columns: found 3; expected a section"),
+    ],
+)
+def test_columns_that_make_no_sense(recipe: Path, columns: str, task: str, problem: str) -> None:
+    problems = error_of(recipe, f"task={task}", f"data.columns={columns}")
+    assert len(problems) == 2
+    assert problems[1].strip().startswith(problem)
+
+
+def test_a_field_of_a_form_takes_its_column(recipe: Path) -> None:
+    loaded = load_recipe(recipe, ["task=token_classification", "data.columns.spans=entities"])
+    assert loaded.data.columns == {"spans": "entities"}
+
+
+def test_a_stored_recipe_is_checked_when_it_is_overridden(recipe: Path, tmp_path: Path) -> None:
+    stored = {"recipe": load_recipe(recipe, ["data.columns.text=sentence"]).to_json()}
+    (tmp_path / "run.json").write_text(json.dumps(stored))
+    assert recipe_of_run(tmp_path).data.columns == {"text": "sentence"}
+    with pytest.raises(RecipeError) as caught:
+        recipe_of_run(tmp_path, ["data.columns.words=a", "options.joiner=x", "data.test=b.csv"])
+    assert "data.columns.words: unknown field" in str(caught.value)
+    assert "options.joiner: unknown key" in str(caught.value)
+    assert "2 problems" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads(path: Path) -> None:
+    loaded = load_recipe(path)
+    assert loaded.name == path.stem
+    assert loaded.to_json()["options"] == loaded.task_options.model_dump(exclude_unset=True)
+    assert Path(loaded.data.train).parent == path.parent / "data" / path.stem
+    command = f"# paritybit finetune recipes/{path.name} && paritybit export build/{path.stem}/checkpoint\n"
+    assert path.read_text(encoding="utf-8").startswith(command)
+
+
+def test_every_task_has_a_shipped_recipe() -> None:
+    assert {load_recipe(path).task for path in RECIPES} == set(TASKS)
+
+
+def test_the_data_of_the_demo_stands_beside_its_recipe() -> None:
+    data = load_recipe(ROOT / "recipes" / "banking77.toml").data
+    assert all(Path(file).is_file() for file in (data.train, data.validation or "", data.test))
+
+
+@pytest.mark.parametrize(
+    # the data of the demo is shipped and needs no example
+    "path",
+    [path for path in RECIPES if path.stem != "banking77"],
+    ids=lambda path: path.stem,
+)
+def test_the_example_row_of_a_shipped_recipe_is_one(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    (row,) = re.findall(r"^# (\{.*\})$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    (tmp_path / "a.jsonl").write_text(row, encoding="utf-8")
+    task = TASKS[recipe.task]
+    table = read_file(tmp_path / "a.jsonl", "jsonl", Columns(task.fields, recipe.data.columns))
+    example = task.read_row(table.rows[0].values, recipe.task_options)
+    assert isinstance(example.input, task.input_types)

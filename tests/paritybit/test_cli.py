@@ -70,6 +70,35 @@ def test_predict_reads_standard_input(tiny_bundle: Path) -> None:
     assert (broken.returncode, said(broken)) == (7, "paritybit: standard input: byte 6: not valid UTF-8")
 
 
+def test_a_line_of_standard_input_ends_only_at_a_line_break(tiny_bundle: Path) -> None:
+    done = paritybit("predict", tiny_bundle, "-", stdin="one\u2028still one\r\ntwo".encode())
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_predict_takes_json_objects(tiny_bundle: Path) -> None:
+    pair = json.dumps({"text": "my card", "text_pair": "lost"})
+    named = paritybit("predict", tiny_bundle, "--json", pair, '"my card"')
+    assert named.returncode == 0
+    both = [json.loads(line) for line in named.stdout.splitlines()]
+    assert both[0] != both[1]
+    assert both[1:] == [json.loads(paritybit("predict", tiny_bundle, "my card").stdout)]
+    piped = paritybit("predict", tiny_bundle, "--json", "-", stdin=f"{pair}\n{pair}\n".encode())
+    assert len(piped.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("my card", "input 0: malformed JSON: Expecting value: line 1 column 1 (char 0)"),
+        ('{"question": "who?"}', "input 0: text: missing"),
+        ("7", 'input 0: expected a text or {"text", "text_pair"}'),
+    ],
+)
+def test_predict_says_what_is_wrong_with_json(tiny_bundle: Path, text: str, message: str) -> None:
+    done = paritybit("predict", tiny_bundle, "--json", text)
+    assert (done.returncode, said(done)) == (7, f"paritybit: {message}")
+
+
 def test_predict_refuses_an_unknown_parameter_in_one_line(tiny_bundle: Path) -> None:
     done = paritybit("predict", tiny_bundle, "text", "-p", "topk=2")
     assert done.returncode == 7
@@ -95,11 +124,13 @@ def test_check_says_when_golden_rows_differ(tiny_bundle: Path, tmp_path: Path) -
 
     from bundle import read_manifest
     from bundle.golden import GoldenRow, read_golden, write_golden
+    from tasks import TextInput
     from tests.bundles import seal
 
     other = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    rows = read_golden(other / "golden.jsonl")
-    write_golden(other / "golden.jsonl", [GoldenRow(row.input, row.output + np.float32(0.5)) for row in rows])
+    rows = read_golden(other / "golden.jsonl", [TextInput])
+    shifted = [GoldenRow(row.input, tuple(output + np.float32(0.5) for output in row.outputs)) for row in rows]
+    write_golden(other / "golden.jsonl", shifted)
     seal(other, read_manifest(other))
     done = paritybit("check", other)
     assert done.returncode == 6

@@ -13,6 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bundle import Predictor
+from tasks.catalogue import TASKS
+from tests.bundles import write_bundle
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {"PARITYBIT_MAX_TEXTS": "8", "PARITYBIT_MAX_TEXT_CHARS": "20000", "PARITYBIT_MAX_BODY_BYTES": "300000"}
 """Of the server that most tests share."""
@@ -89,3 +93,21 @@ def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     log = tmp_path_factory.mktemp("server") / "log"
     with serving(log, PARITYBIT_BUNDLE=str(tiny_bundle), **SETTINGS) as running:
         yield running
+
+
+@dataclass(frozen=True)
+class Served:
+    """A bundle, opened here and behind a running server."""
+
+    server: Server
+    predictor: Predictor
+
+
+@pytest.fixture(scope="session", params=sorted(TASKS.keys() - {"single_label"}))
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of a bundle of each other task in turn."""
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "bundle").mkdir()
+    write_bundle(folder / "bundle", task=request.param)
+    with serving(folder / "log", PARITYBIT_BUNDLE=str(folder / "bundle"), **SETTINGS) as running:
+        yield Served(running, Predictor.load(folder / "bundle"))

@@ -42,3 +42,6 @@ def test_the_document_describes_the_task_of_the_bundle(client: TestClient) -> No
     assert schemas["PredictRequest"]["properties"]["parameters"]["$ref"].endswith("/SingleLabelParameters")
     references = {line.split('"')[0] for line in json.dumps(document).split('"#/components/schemas/')[1:]}
     assert references <= schemas.keys()
+    one = [{"type": "string"}, {"$ref": "#/components/schemas/TextInput"}]
+    many = {"type": "array", "minItems": 1, "items": {"anyOf": one}}
+    assert schemas["PredictRequest"]["properties"]["inputs"]["anyOf"] == [*one, many]

@@ -29,7 +29,7 @@ def change_golden(bundle: Path, factor: float) -> None:
     path = bundle / "golden.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
-        row["output"] = [factor * value for value in row["output"]]
+        row["outputs"] = [[factor * value for value in output] for output in row["outputs"]]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     seal(bundle, read_manifest(bundle))
 

@@ -1,10 +1,13 @@
 import json
+import re
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from serve.http import HuggingFaceRequest, PredictRequest, TooLargeError, check_limits, parse_request
+from serve.http import HuggingFaceRequest, PredictRequest, TooLargeError, check_limits, parse_request, read_inputs
 from serve.settings import ServeSettings
-from tasks import TextInput
+from tasks import Input, QuestionInput, TextInput, WordsInput
 from tasks.errors import InputError
 
 
@@ -24,18 +27,32 @@ def body(value: object) -> bytes:
     ],
 )
 def test_inputs(inputs: object, expected: list[TextInput]) -> None:
-    assert parse_request(body({"inputs": inputs}), PredictRequest) == (expected, {})
+    asked = parse_request(body({"inputs": inputs}), PredictRequest)
+    assert (read_inputs(asked.inputs, [TextInput]), asked.given) == (expected, {})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kinds", "expected"),
+    [
+        ({"words": ["New", "", "York"]}, (TextInput, WordsInput), [WordsInput(("New", "", "York"))]),
+        (["a", {"words": ["b"]}], (TextInput, WordsInput), [TextInput("a"), WordsInput(("b",))]),
+        ({"question": "q", "context": "c"}, (QuestionInput,), [QuestionInput("q", "c")]),
+        ([{"context": "c", "question": "q"}] * 2, (QuestionInput,), [QuestionInput("q", "c")] * 2),
+    ],
+)
+def test_inputs_of_other_tasks(inputs: object, kinds: Sequence[type], expected: list[Input]) -> None:
+    assert read_inputs(parse_request(body({"inputs": inputs}), PredictRequest).inputs, kinds) == expected
 
 
 def test_parameters_that_are_null_count_as_missing() -> None:
     request = {"inputs": "a", "parameters": {"top_k": 2, "function_to_apply": None}}
-    assert parse_request(body(request), PredictRequest)[1] == {"top_k": 2}
-    assert parse_request(body({"inputs": "a", "parameters": None}), PredictRequest)[1] == {}
+    assert parse_request(body(request), PredictRequest).given == {"top_k": 2}
+    assert parse_request(body({"inputs": "a", "parameters": None}), PredictRequest).given == {}
 
 
 def test_options_belong_to_the_hugging_face_form_alone() -> None:
     request = body({"inputs": "a", "options": {"wait_for_model": True}})
-    assert parse_request(request, HuggingFaceRequest)[0] == [TextInput("a")]
+    assert parse_request(request, HuggingFaceRequest).inputs == "a"
     with pytest.raises(InputError, match=r"^options: unknown key$"):
         parse_request(request, PredictRequest)
 
@@ -54,8 +71,8 @@ BAD_BODIES = [
     (b"{}", "inputs: missing"),
     (body({"text": "a"}), "inputs: missing"),
     (body({"inputs": "a", "parameter": {}}), "parameter: unknown key"),
-    (body({"inputs": None}), 'inputs: expected a text, {"text", "text_pair"}, or a list of them'),
-    (body({"inputs": 7}), 'inputs: expected a text, {"text", "text_pair"}, or a list of them'),
+    (body({"inputs": None}), 'inputs: expected a text or {"text", "text_pair"}, or a list of them'),
+    (body({"inputs": 7}), 'inputs: expected a text or {"text", "text_pair"}, or a list of them'),
     (body({"inputs": ""}), "inputs: the text is empty"),
     (body({"inputs": " \n\t"}), "inputs: the text is empty"),
     (body({"inputs": []}), "inputs: the list is empty"),
@@ -67,6 +84,9 @@ BAD_BODIES = [
     (body({"inputs": {"text_pair": "b"}}), "inputs.text: missing"),
     (body({"inputs": [{"text": "a", "pair": "b"}]}), r"inputs\[0\].pair: unknown key"),
     (body({"inputs": [{"text": "a", "text_pair": ""}]}), r"inputs\[0\].text_pair: the text is empty"),
+    (body({"inputs": {"te\nxt": "a"}}), "inputs.text: missing"),
+    (body({"inputs": {"text": [["a"]]}}), "inputs.text: expected a text"),
+    (body({"inputs": {"words": ["a"]}}), "inputs.text: missing"),
     (body({"inputs": "a", "parameters": [1]}), "parameters: Input should be"),
 ]
 
@@ -75,9 +95,34 @@ BAD_BODIES = [
 @pytest.mark.parametrize("form", [PredictRequest, HuggingFaceRequest])
 def test_a_bad_body_is_one_clear_line(content: bytes, message: str, form: type[PredictRequest]) -> None:
     with pytest.raises(InputError, match=f"^{message}") as caught:
-        parse_request(content, form)
+        read_inputs(parse_request(content, form).inputs, [TextInput])
     assert "\n" not in str(caught.value)
-    assert "<" not in str(caught.value)
+
+
+_QUESTION = (QuestionInput,)
+_TEXT_OR_WORDS = (TextInput, WordsInput)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kinds", "message"),
+    [
+        ("who?", _QUESTION, 'inputs: expected {"question", "context"}, or a list of them'),
+        (["who?"], _QUESTION, 'inputs[0]: expected {"question", "context"}'),
+        ({"question": "who?"}, _QUESTION, "inputs.context: missing"),
+        ([{"question": "a", "context": "b"}, {"context": "c"}], _QUESTION, "inputs[1].question: missing"),
+        ({"question": "who?", "context": "\t"}, _QUESTION, "inputs.context: the text is empty"),
+        ({"question": "who?", "context": None}, _QUESTION, "inputs.context: expected a text"),
+        ({"question": "who?", "context": "me", "id": "1"}, _QUESTION, "inputs.id: unknown key"),
+        (7, _TEXT_OR_WORDS, 'inputs: expected a text or {"text", "text_pair"} or {"words"}, or a list of them'),
+        ({"words": []}, _TEXT_OR_WORDS, "inputs.words: the list is empty"),
+        ({"words": "a b"}, _TEXT_OR_WORDS, "inputs.words: expected a list of words"),
+        (["a", {"words": ["b", 7]}], _TEXT_OR_WORDS, "inputs[1].words[1]: expected a text"),
+        ({"words": ["a"], "text": "a"}, _TEXT_OR_WORDS, "inputs.words: unknown key"),
+    ],
+)
+def test_a_bad_input_is_told_with_its_place(inputs: Any, kinds: Sequence[type], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        read_inputs(inputs, kinds)
 
 
 def test_limits_are_inclusive_and_named() -> None:
@@ -87,6 +132,17 @@ def test_limits_are_inclusive_and_named() -> None:
         check_limits([TextInput("a")] * 3, settings)
     with pytest.raises(TooLargeError, match=r"^inputs\[1\]: 4 characters, at most 3 .*PARITYBIT_MAX_TEXT_CHARS"):
         check_limits([TextInput("a"), TextInput("a", "abcd")], settings)
+
+
+def test_words_are_limited_together_and_a_question_with_its_context_each_alone() -> None:
+    settings = ServeSettings(max_text_chars=5)
+    check_limits([WordsInput(("ab", "cd")), WordsInput(("",) * 6), QuestionInput("abcde", "abcde")], settings)
+    with pytest.raises(TooLargeError, match=r"^inputs\[0\]: 6 characters"):
+        check_limits([WordsInput(("ab", "cde"))], settings)
+    with pytest.raises(TooLargeError, match=r"^inputs\[0\]: 6 characters"):
+        check_limits([WordsInput(("",) * 7)], settings)
+    with pytest.raises(TooLargeError, match=r"^inputs\[1\]: 6 characters"):
+        check_limits([QuestionInput("a", "b"), QuestionInput("a", "abcdef")], settings)
 
 
 def test_characters_are_counted_not_bytes() -> None:
