@@ -26,11 +26,11 @@ class BenchSettings(_Frozen):
         seed: of the sample, the random ids and the order of the rounds.
     """
 
-    sample: int = 512
+    sample: int = 256
     rounds: int = 9
     min_rounds: int = 3
     warmup_s: float = 0.5
-    budget_s: float = 80.0
+    budget_s: float = 60.0
     seed: int = 0
 
 

@@ -15,7 +15,9 @@ from finetune.checkpoint import Checkpoint
 
 __all__ = ["Candidate", "Speeds", "choose_settings"]
 
-_TIMING_BUDGET_S = 40.0
+_TIMING_BUDGET_S = 30.0
+_ROUNDS, _LEAST_ROUNDS = 5, 3
+_WARM_UP_S = 0.2
 _TIMED_WINDOWS = 64
 
 Speeds = dict[str, dict[str, float]]
@@ -52,7 +54,13 @@ def choose_settings(
     specs = {label: ort_spec(path, settings, available_cpus()) for label, (_, path, settings) in tried.items()}
     workloads = _workloads(reference, checkpoint)
     measured = measure(
-        specs, workloads, rounds=5, min_rounds=3, warmup_s=0.2, budget_s=_TIMING_BUDGET_S, seed=reference.seed
+        specs,
+        workloads,
+        rounds=_ROUNDS,
+        min_rounds=_LEAST_ROUNDS,
+        warmup_s=_WARM_UP_S,
+        budget_s=_TIMING_BUDGET_S,
+        seed=reference.seed,
     )
     best: dict[str, Candidate] = {}
     for label, relative_time in measured.ranking():

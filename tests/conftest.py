@@ -1,6 +1,7 @@
 """Fixtures that several rooms share. Heavy imports stay inside them: the serving tests run without torch."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # the tiny models are slower with more threads, many times so when tests run side by side
@@ -33,7 +34,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+def quick_timing() -> Iterator[None]:
+    """Export times its candidates in one short round: which of two tiny graphs is faster is nobody's concern."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_ROUNDS": 1, "_LEAST_ROUNDS": 1, "_WARM_UP_S": 0.01}.items():
+            patch.setattr(f"export.selection.{name}", value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, quick_timing: None) -> Path:
     """A bundle that the export stage made of the tiny checkpoint, with all candidates beside it."""
     from export.pipeline import export_bundle
     from finetune.recipe import recipe_of_run

@@ -17,6 +17,8 @@ from finetune.recipe import Recipe, recipe_of_run
 from tasks.errors import GateError, ParitybitError
 from tests.toy import LENIENT
 
+pytestmark = pytest.mark.usefixtures("quick_timing")
+
 
 @pytest.fixture(scope="module")
 def recipe(tiny_checkpoint: Path) -> Recipe:

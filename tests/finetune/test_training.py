@@ -20,6 +20,8 @@ from tests.toy import write_toy_data, write_toy_recipe
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["train.epochs=1", "train.batch_size=12"]
+# three evaluations in each epoch, so that a signal falls into the middle of one
+INTERRUPTED = ["train.epochs=6", "train.evaluations_per_epoch=3", "train.early_stopping_patience=0"]
 
 RUN = """
 import sys
@@ -275,16 +277,23 @@ def start(recipe: Path, output: Path, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def never_stopped(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+    return finetune(load_recipe(recipe_file, INTERRUPTED), tmp_path_factory.mktemp("whole") / "checkpoint")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_training_keeps_progress_and_the_old_checkpoint(
-    recipe_file: Path, run: Callable[..., FinetuneResult], tmp_path: Path, number: signal.Signals
+    recipe_file: Path,
+    run: Callable[..., FinetuneResult],
+    never_stopped: FinetuneResult,
+    tmp_path: Path,
+    number: signal.Signals,
 ) -> None:
     output = tmp_path / "out" / "checkpoint"
     run(output=output)
     before = weights(output)
-    # three evaluations in each epoch, so that the signal falls into the middle of one
-    overrides = ["train.epochs=12", "train.evaluations_per_epoch=3", "train.early_stopping_patience=0"]
-    process = start(recipe_file, output, *overrides)
+    process = start(recipe_file, output, *INTERRUPTED)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 2."):
@@ -292,21 +301,20 @@ def test_a_signal_in_training_keeps_progress_and_the_old_checkpoint(
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    message = re.search(rf"stopped by {number.name} at step (\d+) of 120; run the same command again", errors)
+    message = re.search(rf"stopped by {number.name} at step (\d+) of 60; run the same command again", errors)
     assert message, errors
     assert "Traceback" not in errors
     assert all(torch.equal(before[name], now) for name, now in weights(output).items())
 
     started = time.monotonic()
-    resumed = finetune(load_recipe(recipe_file, overrides), output)
+    resumed = finetune(load_recipe(recipe_file, INTERRUPTED), output)
     record = read(resumed, "run.json")["training"]
     assert record["resumed_at"] == int(message[1]) > 20
-    assert record["steps"] == 120
+    assert record["steps"] == 60
     assert time.monotonic() - started < 60
     assert [path.name for path in output.parent.iterdir()] == ["checkpoint"]
     # not a row twice, not a row left out, not a random number lost: as if it had never been stopped
-    whole = finetune(load_recipe(recipe_file, overrides), tmp_path / "whole")
-    assert same_weights(whole.checkpoint, resumed.checkpoint)
+    assert same_weights(never_stopped.checkpoint, resumed.checkpoint)
 
 
 def test_another_recipe_does_not_resume(recipe_file: Path, run: Callable[..., FinetuneResult], tmp_path: Path) -> None:
