@@ -22,6 +22,7 @@ class BenchSettings(_Frozen):
         sample: real texts at most.
         rounds: of interleaved measurement at most.
         min_rounds: whatever the budget says.
+        warmup_s: what each engine runs each workload for before the first round.
         budget_s: no further round starts once it is spent, loading included.
         seed: of the sample, the random ids and the order of the rounds.
     """
