@@ -12,7 +12,7 @@ import onnx
 import torch
 from transformers import PreTrainedModel
 
-from export.attention import can_fuse_attention, fused_attention
+from export.attention import fused_attention, obstacle_to_fusion
 from export.pruning import drop_unread
 from finetune.inference import raw_outputs
 
@@ -27,11 +27,13 @@ class GraphInfo:
         opset: of the standard operators.
         fused_attentions: number of MultiHeadAttention nodes.
         layers: number of encoder layers by the model's configuration, where it says.
+        obstacle: why no attention is fused, for people; None where all are.
     """
 
     opset: int
     fused_attentions: int
     layers: int | None
+    obstacle: str | None
 
 
 class _RawOutputs(torch.nn.Module):
@@ -67,8 +69,9 @@ def export_graph(model: PreTrainedModel, path: Path, opset: int) -> GraphInfo:
     if "token_type_ids" in inputs:
         inputs["token_type_ids"].zero_()
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    attention = fused_attention(model) if can_fuse_attention(model) else nullcontext()
-    with attention, _quiet():
+    with _quiet():
+        obstacle = obstacle_to_fusion(model, inputs)
+    with nullcontext() if obstacle else fused_attention(model), _quiet():
         program = torch.onnx.export(
             _RawOutputs(model, names),
             tuple(inputs.values()),
@@ -88,6 +91,7 @@ def export_graph(model: PreTrainedModel, path: Path, opset: int) -> GraphInfo:
         opset=next(entry.version for entry in proto.opset_import if entry.domain == ""),
         fused_attentions=sum(node.op_type == "MultiHeadAttention" for node in proto.graph.node),
         layers=getattr(model.config, "num_hidden_layers", None),
+        obstacle=obstacle,
     )
 
 
@@ -132,12 +136,14 @@ def _strip_traces(proto: onnx.ModelProto) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the exporter's notes about itself (deprecations inside torch, absent torchvision) from the user."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,24 +1,32 @@
 """Holds a variant against PyTorch: every gate, with the rows that speak against it."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bundle.manifest import SessionSettings
 from bundle.session import Session
-from export.certificate import ChangedRow, VariantReport
+from export.certificate import CalibrationError, Change, ChangedRow, Points, VariantReport
 from export.gates import Gate, at_least, at_most, bootstrap_interval
-from export.parity import Batch, Engine, Parity, batch_deltas, compare, logits_of
+from export.parity import Batch, Engine, Parity, batch_deltas, compare, edge_cases, logits_of, torch_engine
+from finetune.checkpoint import Checkpoint
 from finetune.recipe import ExportSection
-from tasks import Encoded, Input, Task, Window
+from tasks import Encoded, Task, Window
 from tasks.base import FloatArray, Gold
+from tasks.directory import sha256_of
 
-__all__ = ["Reference", "judge"]
+__all__ = ["Reference", "calibration_error", "invariance_windows", "judge", "make_reference"]
 
 _WORST_ROWS = 10
+_CHANGES = 20
 _INVARIANCE_WINDOWS = 256
+_PLOTTED = 2000
+_LONGEST_TEXT, _LONGEST_SUMMARY = 200, 100
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,62 @@ class Reference:
     seed: int
 
     def invariance_windows(self) -> list[Window]:
-        """Windows of test rows spread over the lengths, for the batch-invariance gate."""
-        by_length = sorted(self.encoded.windows, key=len)
-        chosen = np.unique(np.linspace(0, len(by_length) - 1, _INVARIANCE_WINDOWS).round().astype(int))
-        return [by_length[position] for position in chosen]
+        """Windows of test rows for the batch-invariance gate."""
+        return invariance_windows(self.encoded.windows)
+
+
+def make_reference(
+    checkpoint: Checkpoint,
+    task: Task,
+    encoded: Encoded,
+    golds: Sequence[Gold],
+    seed: int,
+    progress: Callable[[Any], Any] = list,
+) -> Reference:
+    """Asks PyTorch.
+
+    Args:
+        checkpoint: the model.
+        task: of the rows.
+        encoded: labelled rows, with their `golds`.
+        golds: what is right.
+        seed: of the edge cases, and of whatever is drawn from the reference.
+        progress: wraps the iteration over batches, for a progress bar.
+    """
+    engine, config = torch_engine(checkpoint.model), checkpoint.model.config
+    edges = edge_cases(config.vocab_size, checkpoint.spec.max_length, getattr(config, "type_vocab_size", 0) > 1, seed)
+    return Reference(
+        task=task,
+        encoded=encoded,
+        golds=golds,
+        outputs=logits_of(engine, encoded.windows, checkpoint.pad_token_id, progress),
+        edge_batches=edges,
+        edge_outputs=[engine(batch) for batch in edges],
+        pad_id=checkpoint.pad_token_id,
+        seed=seed,
+    )
+
+
+def invariance_windows(windows: Sequence[Window]) -> list[Window]:
+    """At most 256 windows spread over the lengths."""
+    by_length = sorted(windows, key=len)
+    chosen = np.unique(np.linspace(0, len(by_length) - 1, _INVARIANCE_WINDOWS).round().astype(int))
+    return [by_length[position] for position in chosen]
+
+
+def calibration_error(confidences: npt.NDArray[np.float64], bins: int = 15) -> float:
+    """Expected calibration error (Naeini et al. 2015, Obtaining Well Calibrated Probabilities Using Bayesian Binning).
+
+    The mean distance, over bins of equal width weighted by how much is in them, of mean confidence and share of right
+    ones.
+
+    Args:
+        confidences: as `Task.confidences` gives them, shape `[things, 2]`.
+        bins: of the confidences from 0 to 1.
+    """
+    confidence, right = confidences.T
+    owners = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return float(np.abs(np.bincount(owners, confidence - right)).sum() / len(confidences))
 
 
 def judge(
@@ -73,10 +133,12 @@ def judge(
         if name == "fp32"
         else _decision_gates(task, parity, loss, limits)
     )
+    changed = np.flatnonzero(~parity.same)
     return VariantReport(
         name=name,
         file=model.name,
         size=model.stat().st_size,
+        sha256=sha256_of(model),
         gates=(*gates, at_most("max_batch_delta", batch_delta, limits.max_batch_delta)),
         metrics=task.metrics(outputs, encoded, golds),
         metric=bootstrap_interval(lambda rows: task.score(after[rows]), len(encoded), reference.seed),
@@ -90,6 +152,10 @@ def judge(
         relative_time=relative_time,
         disabled_optimizers=settings.disabled_optimizers,
         worst_rows=tuple(_worst_rows(reference, outputs, parity)),
+        changed_rows=len(changed),
+        changes=tuple(_changes(reference, outputs, changed.tolist())),
+        calibration_error=_calibration_errors(reference, outputs),
+        points=Points(_logit_points(reference, outputs), _delta_points(reference, parity)),
     )
 
 
@@ -121,25 +187,73 @@ def _of_text(differences: FloatArray, batch: Batch) -> FloatArray:
     return differences[batch["attention_mask"] == 1] if differences.ndim == 3 else differences
 
 
-def _worst_rows(reference: Reference, outputs: Sequence[FloatArray], parity: Parity) -> Iterator[ChangedRow]:
-    task, encoded = reference.task, reference.encoded
-    rows, spans = parity.worst_rows(_WORST_ROWS), encoded.spans()
-    for row in rows:
-        span = spans[row]
-        alone = Encoded([encoded.inputs[row]], [replace(window, row=0) for window in encoded.windows[span]])
-        pytorch, variant = (
-            task.summary(task.decode(one[span], alone, task.parameters())[0]) for one in (reference.outputs, outputs)
-        )
-        yield ChangedRow(
+def _worst_rows(reference: Reference, outputs: Sequence[FloatArray], parity: Parity) -> list[ChangedRow]:
+    task, rows = reference.task, parity.worst_rows(_WORST_ROWS)
+    said = _summaries(reference, reference.outputs, rows), _summaries(reference, outputs, rows)
+    return [
+        ChangedRow(
             row=row,
-            text=_shortened(encoded.inputs[row], task),
-            expected=task.gold_summary(reference.golds[row]),
-            pytorch=pytorch,
-            variant=variant,
+            text=_shortened(" | ".join(part for part in task.texts(reference.encoded.inputs[row]) if part is not None)),
+            expected=_shortened(task.gold_summary(reference.golds[row])),
+            pytorch=_shortened(pytorch),
+            variant=_shortened(variant),
             delta=float(parity.deltas[row]),
         )
+        for row, pytorch, variant in zip(rows, *said, strict=True)
+    ]
 
 
-def _shortened(one: Input, task: Task) -> str:
-    text = " | ".join(part for part in task.texts(one) if part is not None)
-    return text if len(text) <= 200 else text[:199] + "…"
+def _changes(reference: Reference, outputs: Sequence[FloatArray], changed: Sequence[int]) -> list[Change]:
+    before, after = (_summaries(reference, one, changed) for one in (reference.outputs, outputs))
+    pairs = Counter(
+        (_shortened(said, _LONGEST_SUMMARY), _shortened(instead, _LONGEST_SUMMARY))
+        for said, instead in zip(before, after, strict=True)
+    )
+    # by name among equals, so that two runs give the same list
+    ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    return [Change(pytorch, variant, rows) for (pytorch, variant), rows in ranked[:_CHANGES]]
+
+
+def _summaries(reference: Reference, outputs: Sequence[FloatArray], rows: Sequence[int]) -> list[str]:
+    """What a model decides on some of the test rows."""
+    task, encoded, spans = reference.task, reference.encoded, reference.encoded.spans()
+    windows = [replace(window, row=place) for place, row in enumerate(rows) for window in encoded.windows[spans[row]]]
+    some = Encoded([encoded.inputs[row] for row in rows], windows)
+    chosen = [output for row in rows for output in outputs[spans[row]]]
+    return [task.summary(answer) for answer in task.decode(chosen, some, task.parameters())]
+
+
+def _calibration_errors(reference: Reference, outputs: Sequence[FloatArray]) -> CalibrationError | None:
+    task = reference.task
+    before, after = (task.confidences(one, reference.encoded, reference.golds) for one in (reference.outputs, outputs))
+    if before is None or after is None:
+        return None
+    return CalibrationError(calibration_error(before), calibration_error(after), len(after))
+
+
+def _logit_points(reference: Reference, outputs: Sequence[FloatArray]) -> tuple[tuple[float, float], ...]:
+    """Logits of both models at the same places, drawn evenly from all windows, tokens and labels."""
+    ends = np.cumsum([output.size for output in outputs])
+    generator = np.random.default_rng(reference.seed)
+    chosen = generator.choice(ends[-1], min(_PLOTTED, ends[-1]), replace=False, shuffle=False)
+    owners = np.searchsorted(ends, chosen, side="right")
+    places = chosen - ends[owners]  # from the end of its window backwards
+    return tuple(
+        (float(reference.outputs[owner].flat[place]), float(outputs[owner].flat[place]))
+        for owner, place in zip(owners, places, strict=True)
+    )
+
+
+def _delta_points(reference: Reference, parity: Parity) -> tuple[tuple[float, float], ...]:
+    """Rows drawn evenly, and the one that is furthest off."""
+    windows, spans = reference.encoded.windows, reference.encoded.spans()
+    generator = np.random.default_rng(reference.seed)
+    drawn = generator.permutation(len(spans))[: _PLOTTED - 1]
+    return tuple(
+        (float(sum(map(len, windows[spans[row]]))), float(parity.deltas[row]))
+        for row in np.union1d(drawn, parity.deltas.argmax())
+    )
+
+
+def _shortened(text: str, longest: int = _LONGEST_TEXT) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,7 +1,6 @@
 """The export stage: checkpoint in, certified bundle out."""
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,13 +11,14 @@ from tqdm import tqdm
 
 from bundle.cpu import available_cpus, instruction_set
 from bundle.manifest import CERTIFICATE_FILE, MANIFEST_FILE, VARIANTS_FILE
-from export.calibration import calibrate, choose_rows, rows_digest
+from export.calibration import choose_rows, rows_digest
 from export.certificate import Certificate, Evidence, VariantReport
+from export.embeddings import quantize_embeddings
 from export.first_token import write_narrowed
 from export.gates import bootstrap_interval, failed
 from export.graph import GraphInfo, export_graph
-from export.judge import Reference, judge
-from export.parity import edge_cases, logits_of, torch_engine
+from export.judge import Reference, judge, make_reference
+from export.ladder import Attempt, Rehearsal, climb
 from export.publication import (
     inputs_digest,
     is_current,
@@ -26,12 +26,13 @@ from export.publication import (
     publish_variants,
     tool_versions,
     variants_directory,
+    workplace,
 )
-from export.quantization import quantizable_inputs, quantize
+from export.quantization import quantize
 from export.selection import Candidate, choose_settings
 from finetune.checkpoint import Checkpoint, load_checkpoint
 from finetune.data import LabelledData, load_data
-from finetune.recipe import Recipe
+from finetune.recipe import ExportSection, Recipe
 from tasks import Task, Window, load_task
 from tasks.directory import check_replaceable
 from tasks.errors import GateError
@@ -51,7 +52,13 @@ class ExportResult:
 
 
 def export_bundle(
-    location: str | Path, output: Path, *, recipe: Recipe, force: bool = False, report: Report = lambda _: None
+    location: str | Path,
+    output: Path,
+    *,
+    recipe: Recipe,
+    allow_pickle: bool = False,
+    force: bool = False,
+    report: Report = lambda _: None,
 ) -> ExportResult:
     """Exports, quantizes, judges and publishes.
 
@@ -59,26 +66,28 @@ def export_bundle(
         location: a checkpoint directory, a foreign Hugging Face directory, or a hub id.
         output: the bundle's directory; all candidates go into `variants` beside it.
         recipe: where the data and the limits stand; a checkpoint's own is `finetune.recipe.recipe_of_run`.
+        allow_pickle: whether pickled weights may be read where there are no others.
         force: export again even when a whole bundle of the same inputs is there.
         report: told of each step in a line.
 
     Raises:
         CheckpointError: if the checkpoint cannot be used.
+        RecipeError: if the recipe is for another task, or names too few or too many labels.
         DataError: if the data cannot be read or does not fit the labels.
         GateError: if no variant passes; nothing is published then.
-        ParitybitError: if `output` or `variants` beside it is somebody else's directory.
+        ParitybitError: if `output` or `variants` beside it is somebody else's directory, another export is at work on
+            it, or the disk is full.
     """
     # before hours of work, not after them
     check_replaceable(output, MANIFEST_FILE)
     check_replaceable(variants_directory(output), VARIANTS_FILE)
-    checkpoint = load_checkpoint(location)
+    checkpoint = load_checkpoint(location, recipe=recipe, allow_pickle=allow_pickle, report=report)
     data = load_data(recipe, spec=checkpoint.spec)
     digest = inputs_digest(checkpoint, recipe, data)
-    if not force and is_current(output, digest):
-        return ExportResult(output, json.loads((output / CERTIFICATE_FILE).read_bytes()), reused=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.graphs-", dir=output.parent) as directory:
-        certificate = _export(checkpoint, recipe, data, digest, Path(directory), output, report)
+    with workplace(output) as work:
+        if not force and is_current(output, digest):
+            return ExportResult(output, json.loads((output / CERTIFICATE_FILE).read_bytes()), reused=True)
+        certificate = _export(checkpoint, recipe, data, digest, work, output, report)
     return ExportResult(output, certificate.to_json(), reused=False)
 
 
@@ -93,13 +102,17 @@ def _export(
 ) -> Certificate:
     task = load_task(checkpoint.spec)
     report("PyTorch answers the test rows")
-    reference = _reference(checkpoint, task, data, recipe.seed)
+    encoded = task.encode(checkpoint.tokenizer, data.test.inputs)
+    reference = make_reference(checkpoint, task, encoded, data.test.golds, recipe.seed, _bar("PyTorch"))
     report("exporting the graph")
     graph = export_graph(checkpoint.model, work / "fp32.onnx", recipe.export.opset)
+    if graph.obstacle:
+        report(f"attention is not fused: {graph.obstacle}")
     training = task.encode(checkpoint.tokenizer, data.train.inputs).windows
     rows = choose_rows([len(window) for window in training], recipe.export.calibration_rows, recipe.seed)
     calibration = [training[row] for row in rows]
-    graphs = _make_variants(work, recipe.export.variants, calibration, checkpoint.pad_token_id)
+    rehearsal = _rehearsal(checkpoint, task, data, recipe)
+    graphs, attempts = _make_variants(work, recipe.export, calibration, rehearsal, report)
     report("timing the candidates, interleaved")
     candidates, speeds = choose_settings(graphs, reference, checkpoint)
     reports = _judge_all(candidates, reference, recipe, report)
@@ -113,42 +126,48 @@ def _export(
         calibration_digest=rows_digest(calibration),
         seed=recipe.seed,
     )
-    certificate = _certificate(checkpoint, recipe, reference, graph, evidence, reports, (published, reason), speeds)
+    certificate = _certificate(
+        checkpoint, recipe, reference, graph, evidence, reports, attempts, (published, reason), speeds
+    )
     by_name = {candidate.name: candidate for candidate in candidates}
     publish_variants(variants_directory(output), candidates, reports)
     publish_bundle(output, checkpoint, recipe, reference, certificate, by_name[published.name], digest)
     return certificate
 
 
-def _reference(checkpoint: Checkpoint, task: Task, data: LabelledData, seed: int) -> Reference:
-    engine = torch_engine(checkpoint.model)
-    encoded = task.encode(checkpoint.tokenizer, data.test.inputs)
-    config = checkpoint.model.config
-    edges = edge_cases(config.vocab_size, checkpoint.spec.max_length, getattr(config, "type_vocab_size", 0) > 1, seed)
-    return Reference(
+def _rehearsal(checkpoint: Checkpoint, task: Task, data: LabelledData, recipe: Recipe) -> Rehearsal:
+    validation, limits = data.validation, recipe.export
+    lengths = checkpoint.tokenizer.lengths([task.texts(one) for one in validation.inputs])
+    rows = choose_rows(lengths.tolist(), limits.rehearsal_rows, recipe.seed)
+    return Rehearsal(
         task=task,
-        encoded=encoded,
-        golds=data.test.golds,
-        outputs=logits_of(engine, encoded.windows, checkpoint.pad_token_id, _bar("PyTorch")),
-        edge_batches=edges,
-        edge_outputs=[engine(batch) for batch in edges],
+        encoded=task.encode(checkpoint.tokenizer, [validation.inputs[row] for row in rows]),
+        golds=[validation.golds[row] for row in rows],
         pad_id=checkpoint.pad_token_id,
-        seed=seed,
+        min_agreement=task.min_agreement if limits.min_agreement is None else limits.min_agreement,
+        max_loss=limits.max_metric_loss,
     )
 
 
-def _make_variants(work: Path, wanted: Sequence[str], calibration: Sequence[Window], pad_id: int) -> dict[str, Path]:
+def _make_variants(
+    work: Path, settings: ExportSection, calibration: Sequence[Window], rehearsal: Rehearsal, report: Report
+) -> tuple[dict[str, Path], list[Attempt]]:
     graphs = {"fp32": work / "fp32.onnx"}
+    attempts: list[Attempt] = []
     narrowed = work / "narrowed.onnx"
     write_narrowed(graphs["fp32"], narrowed)
-    if "int8-dynamic" in wanted:
+    if "int8-dynamic" in settings.variants:
         graphs["int8-dynamic"] = work / "int8-dynamic.onnx"
         quantize(narrowed, graphs["int8-dynamic"])
-    if "int8-static" in wanted:
+    if "int8-static" in settings.variants:
+        report(f"static int8, on {len(rehearsal.encoded)} validation rows:")
         graphs["int8-static"] = work / "int8-static.onnx"
-        ranges = calibrate(narrowed, quantizable_inputs(narrowed), calibration, pad_id, _bar("calibration"))
-        quantize(narrowed, graphs["int8-static"], ranges)
-    return graphs
+        attempts = climb(narrowed, graphs["int8-static"], calibration, rehearsal, report)
+    if settings.int8_embeddings:
+        for name, path in graphs.items():
+            if name != "fp32":
+                quantize_embeddings(path, path)
+    return graphs, attempts
 
 
 def _judge_all(
@@ -199,6 +218,7 @@ def _certificate(
     graph: GraphInfo,
     evidence: Evidence,
     reports: Sequence[VariantReport],
+    attempts: Sequence[Attempt],
     choice: tuple[VariantReport, str],
     speeds: dict[str, dict[str, float]],
 ) -> Certificate:
@@ -216,6 +236,7 @@ def _certificate(
         fused_attentions=graph.fused_attentions,
         layers=graph.layers,
         variants=tuple(reports),
+        attempts=tuple(attempts),
         published=choice[0].name,
         reason=choice[1],
         speeds=speeds,

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from typing import Literal
 from bundle.cpu import instruction_set
 from bundle.golden import GoldenRow, write_golden
 from bundle.manifest import (
+    CERTIFICATE_FILE,
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
@@ -26,14 +28,15 @@ from bundle.manifest import (
 from bundle.session import Session
 from export.calibration import choose_rows
 from export.card import write_card
-from export.certificate import Certificate, VariantReport, write_certificate
+from export.certificate import Certificate, VariantReport
 from export.judge import Reference
+from export.page import certificate_page
 from export.parity import logits_of
 from export.selection import Candidate
 from finetune.checkpoint import Checkpoint
 from finetune.data import LabelledData
 from finetune.recipe import Recipe
-from tasks.directory import publish_directory, sha256_of
+from tasks.directory import publish_directory, remove_leftovers, scratch_directory, sha256_of
 from tasks.errors import BundleError
 
 __all__ = [
@@ -43,12 +46,28 @@ __all__ = [
     "publish_variants",
     "tool_versions",
     "variants_directory",
+    "workplace",
 ]
 
 
 def variants_directory(bundle: Path) -> Path:
     """Where every candidate's graph, verdict and settings are kept for the benchmarks: beside the bundle."""
     return bundle.parent / "variants"
+
+
+@contextmanager
+def workplace(output: Path) -> Iterator[Path]:
+    """Yields an empty working folder beside a bundle, for the one export that may be at work on it.
+
+    What exports into the same place have left that were killed is removed first.
+
+    Raises:
+        ParitybitError: if another export is at work on the same bundle, or the disk is full.
+    """
+    with scratch_directory(output, "graphs") as work:
+        remove_leftovers(output)
+        remove_leftovers(variants_directory(output))
+        yield work
 
 
 def publish_variants(target: Path, candidates: Sequence[Candidate], reports: Sequence[VariantReport]) -> None:
@@ -81,10 +100,12 @@ def publish_bundle(
     with publish_directory(output, MANIFEST_FILE) as draft:
         shutil.copyfile(chosen.model, draft / MODEL_FILE)
         (draft / "tokenizer.json").write_bytes(checkpoint.tokenizer_json)
-        shutil.copyfile(checkpoint.directory / "config.json", draft / "config.json")
+        (draft / "config.json").write_bytes(checkpoint.config_json)
         session = Session(draft / MODEL_FILE, chosen.settings)
         write_golden(draft / GOLDEN_FILE, _golden_rows(session, reference, recipe.export.golden_rows))
-        write_certificate(draft, certificate)
+        content = json.dumps(certificate.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (draft / CERTIFICATE_FILE).write_text(content, encoding="utf-8")
+        (draft / "certificate.html").write_text(certificate_page(certificate), encoding="utf-8")
         write_card(draft, certificate, recipe, checkpoint.spec, reference.encoded.inputs[0])
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -109,13 +130,13 @@ def publish_bundle(
 
 
 def is_current(output: Path, digest: str) -> bool:
-    """Whether a whole bundle of the same inputs is there, with its candidates beside it."""
+    """Whether a whole bundle of the same inputs is there, with its own candidates beside it."""
     try:
         manifest = read_manifest(output)
         verify_files(output, manifest)
     except BundleError:
         return False
-    return manifest.inputs_digest == digest and (variants_directory(output) / VARIANTS_FILE).is_file()
+    return manifest.inputs_digest == digest and _has_its_candidates(output)
 
 
 def inputs_digest(checkpoint: Checkpoint, recipe: Recipe, data: LabelledData) -> str:
@@ -135,6 +156,24 @@ def inputs_digest(checkpoint: Checkpoint, recipe: Recipe, data: LabelledData) ->
 def tool_versions() -> dict[str, str]:
     """Versions of what made the bundle."""
     return {name: version(name) for name in ("paritybit", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")}
+
+
+def _has_its_candidates(output: Path) -> bool:
+    """Whether the candidates beside a bundle are, byte for byte, those that its certificate judged.
+
+    They are published before the bundle, so an export that was killed in between leaves those of another run.
+    """
+    folder = variants_directory(output)
+    try:
+        judged = json.loads((output / CERTIFICATE_FILE).read_bytes())["variants"]
+        expected = {one["name"]: (one["verdict"], one["disabled_optimizers"], one["sha256"]) for one in judged}
+        found = {
+            name: (one.verdict, list(one.session.disabled_optimizers), sha256_of(folder / one.file))
+            for name, one in VARIANTS.validate_json((folder / VARIANTS_FILE).read_bytes()).items()
+        }
+    except (OSError, ValueError, KeyError):  # missing, damaged, or of an older version
+        return False
+    return found == expected
 
 
 def _golden_rows(session: Session, reference: Reference, count: int) -> list[GoldenRow]:

@@ -13,6 +13,7 @@ and saturates: 255 · 127 · 2 = 64,770 becomes 32,767, while 255 · 64 · 2 = 3
 same on every processor, for a bit of weight precision that no parity gate has missed so far (benchmarks/LOG.md).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,17 +22,19 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from export.calibration import ActivationRange, Ranges
+from export.calibration import Ranges
 from export.pruning import drop_unread
 
-__all__ = ["quantizable_inputs", "quantize"]
-
-_WEIGHT_LIMIT = 64
+__all__ = ["Linear", "find_linears", "quantizable_inputs", "quantize"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Linear:
-    """A MatMul by constant weights, with the Add of its constant bias where there is one."""
+class Linear:
+    """A MatMul by constant weights, with the Add of its constant bias where there is one.
+
+    Attributes:
+        bias: name of the constant; empty where there is none.
+    """
 
     product: onnx.NodeProto
     bias_add: onnx.NodeProto | None
@@ -39,21 +42,33 @@ class _Linear:
 
     @property
     def output(self) -> str:
+        """The tensor with the bias added, which names the product."""
         return str((self.bias_add or self.product).output[0])
 
 
 def quantizable_inputs(model: Path) -> list[str]:
     """The activations that a static variant needs ranges of."""
-    return sorted({linear.product.input[0] for linear in _find_linears(onnx.load(model).graph)})
+    return sorted({linear.product.input[0] for linear in find_linears(onnx.load(model).graph)})
 
 
-def quantize(model: Path, output: Path, ranges: Ranges | None = None) -> int:
+def quantize(
+    model: Path,
+    output: Path,
+    ranges: Ranges | None = None,
+    *,
+    keep_float: Collection[str] = (),
+    weight_limit: int = 64,
+    per_channel: bool = True,
+) -> int:
     """Writes an int8 variant of an fp32 graph.
 
     Args:
         model: the fp32 ONNX file.
         output: where to write.
         ranges: calibrated ranges of `quantizable_inputs`, for static activations; dynamic when None.
+        keep_float: products that stay fp32, by the name of their output (`Linear.output`) or of their MatMul node.
+        weight_limit: largest magnitude of an int8 weight; above 64 the sums are right on processors with VNNI only.
+        per_channel: a scale for each output channel of the weights, rather than one for all.
 
     Returns:
         How many products were quantized. Products of two activations stay fp32, and so do pooler and classifier: they
@@ -61,9 +76,10 @@ def quantize(model: Path, output: Path, ranges: Ranges | None = None) -> int:
     """
     proto = onnx.load(model)
     graph = proto.graph
-    linears = _find_linears(graph)
+    kept = set(keep_float)
+    linears = [one for one in find_linears(graph) if kept.isdisjoint((one.output, one.product.name))]
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    writer = _Writer(graph, ranges)
+    writer = _Writer(graph, ranges, weight_limit, per_channel)
     replaced = {id(linear.product): writer.quantized(linear, weights) for linear in linears}
     gone = {id(linear.bias_add) for linear in linears if linear.bias_add is not None}
     nodes: list[onnx.NodeProto] = []
@@ -84,13 +100,15 @@ def quantize(model: Path, output: Path, ranges: Ranges | None = None) -> int:
 class _Writer:
     """Makes nodes and constants of the quantized products; activations and weights shared by several are made once."""
 
-    def __init__(self, graph: onnx.GraphProto, ranges: Ranges | None) -> None:
+    def __init__(self, graph: onnx.GraphProto, ranges: Ranges | None, weight_limit: int, per_channel: bool) -> None:
         self._graph = graph
         self._ranges = ranges
+        self._limit = weight_limit
+        self._axis = 0 if per_channel else None
         self._activations: dict[str, tuple[str, str, str]] = {}
         self._weights: dict[str, tuple[str, str]] = {}
 
-    def quantized(self, linear: _Linear, weights: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+    def quantized(self, linear: Linear, weights: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
         source, weight = linear.product.input
         nodes: list[onnx.NodeProto] = []
         if source not in self._activations:
@@ -116,31 +134,24 @@ class _Writer:
         self._activations[source] = names
         if self._ranges is None:
             return helper.make_node("DynamicQuantizeLinear", [source], [names[0], names[1], names[2]])
-        scale, zero_point = _uint8_constants(self._ranges[source])
+        scale, zero_point = self._ranges[source].uint8()
         self._constant(names[1], scale)
         self._constant(names[2], zero_point)
         return helper.make_node("QuantizeLinear", [source, names[1], names[2]], [names[0]])
 
     def _quantize_weight(self, name: str, values: npt.NDArray[np.float32]) -> tuple[str, str]:
-        scales = np.maximum(np.abs(values).max(axis=0), np.finfo(np.float32).tiny) / _WEIGHT_LIMIT
-        self._constant(
-            f"{name}__int8", np.clip(np.round(values / scales), -_WEIGHT_LIMIT, _WEIGHT_LIMIT).astype(np.int8)
-        )
-        self._constant(f"{name}__scale", scales.astype(np.float32))
+        largest = np.maximum(np.abs(values).max(axis=self._axis), np.finfo(np.float32).tiny)
+        scales = (largest / self._limit).astype(np.float32)
+        self._constant(f"{name}__int8", np.clip(np.round(values / scales), -self._limit, self._limit).astype(np.int8))
+        self._constant(f"{name}__scale", scales)
         return f"{name}__int8", f"{name}__scale"
 
-    def _constant(self, name: str, values: npt.NDArray[np.generic]) -> None:
+    def _constant(self, name: str, values: npt.NDArray[np.generic] | np.generic) -> None:
         self._graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
 
 
-def _uint8_constants(limits: ActivationRange) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Scale and zero point of asymmetric uint8; zero is always represented exactly."""
-    low, high = min(limits.low, 0.0), max(limits.high, 0.0)
-    scale = np.float32(max(high - low, 1e-8) / 255)
-    return np.array(scale, dtype=np.float32), np.array(np.clip(round(-low / float(scale)), 0, 255), dtype=np.uint8)
-
-
-def _find_linears(graph: onnx.GraphProto) -> list[_Linear]:
+def find_linears(graph: onnx.GraphProto) -> list[Linear]:
+    """The products that are quantized unless they are kept: all by constant weights but the one that is the answer."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -166,10 +177,10 @@ def _with_bias(
     constants: dict[str, onnx.TensorProto],
     consumers: dict[str, list[onnx.NodeProto]],
     results: set[str],
-) -> _Linear:
+) -> Linear:
     followers = consumers.get(product.output[0], [])
     if len(followers) == 1 and followers[0].op_type == "Add" and product.output[0] not in results:
         others = [name for name in followers[0].input if name != product.output[0]]
         if len(others) == 1 and others[0] in constants and list(constants[others[0]].dims) == [width]:
-            return _Linear(product, followers[0], others[0])
-    return _Linear(product, None, "")
+            return Linear(product, followers[0], others[0])
+    return Linear(product, None, "")

@@ -1,26 +1,25 @@
 """A checkpoint, ready for export and comparison: one that paritybit trained, or anybody's Hugging Face model."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from finetune.base_model import length_limit, load_tokenizer, quiet_transformers
+from finetune.recipe import Recipe
+from finetune.weights import fetch_model, load_model, weight_files
 from tasks.base import TaskSpec
 from tasks.catalogue import TASKS, load_task
 from tasks.checkpoint import RUN_FILE, TASK_FILE, is_finished, read_task_spec
 from tasks.directory import digest_of
 from tasks.encoding import Tokenizer
-from tasks.errors import CheckpointError
+from tasks.errors import CheckpointError, RecipeError
 
 __all__ = ["Checkpoint", "load_checkpoint"]
 
 _LONGEST = 512
 """Of a foreign checkpoint, whose configuration may allow more than anybody wants to serve."""
-
-_DIGESTED = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", TASK_FILE)
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Checkpoint:
         spec: its task and labels.
         tokenizer: cuts at the task's max_length.
         tokenizer_json: the bytes of its `tokenizer.json`, for the bundle.
+        config_json: the bytes of its `config.json`, for the bundle, with the labels of `spec`.
         pad_token_id: of the padding token.
         directory: where it lies; of a hub model, the cached snapshot.
         run: what `run.json` holds; None for a foreign one.
@@ -42,45 +42,74 @@ class Checkpoint:
     spec: TaskSpec
     tokenizer: Tokenizer
     tokenizer_json: bytes
+    config_json: bytes
     pad_token_id: int
     directory: Path
     run: dict[str, Any] | None
     digest: str
 
 
-def load_checkpoint(location: str | Path) -> Checkpoint:
+def load_checkpoint(
+    location: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    allow_pickle: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+) -> Checkpoint:
     """Loads a checkpoint that paritybit trained, a foreign Hugging Face directory, or a hub model.
 
-    Weights are read from safetensors only; code that a model brings along is never run.
+    Code that a model brings along is never run. Pickled weights are unpickled as tensors and nothing else
+    (`torch.load(weights_only=True)`), but an unpickler is more to trust than a reader of safetensors.
+
+    Args:
+        location: directory or hub id.
+        recipe: what the checkpoint is to be exported by. Its task must be the checkpoint's; its labels name those of a
+            foreign model that has none, in the order of the model's outputs.
+        allow_pickle: whether `pytorch_model.bin` may be read where no safetensors weights are.
+        report: told in a line what a person should know.
 
     Raises:
-        CheckpointError: if it is missing, unfinished, damaged, or made for a task that this version does not know.
+        CheckpointError: if it is missing, unfinished, damaged, made for a task that this version does not know, or has
+            pickled weights only.
+        RecipeError: if the recipe is for another task, or names too few or too many labels.
     """
     directory = Path(location)
     if not directory.is_dir():
-        directory = _hub_snapshot(str(location))
+        directory = fetch_model(str(location), allow_pickle)
     if _is_unfinished(directory):
         raise CheckpointError(f"{directory}: unfinished checkpoint ({TASK_FILE} is missing); run finetune again")
     with quiet_transformers():
-        return _load_own(directory) if is_finished(directory) else _load_foreign(directory)
+        if is_finished(directory):
+            return _load_own(directory, recipe)
+        return _load_foreign(directory, recipe, allow_pickle, report)
 
 
-def _load_own(directory: Path) -> Checkpoint:
+def _load_own(directory: Path, recipe: Recipe | None) -> Checkpoint:
     spec = read_task_spec(directory)
+    _check_task(directory, spec.task, recipe)
     try:
         tokenizer_json = (directory / "tokenizer.json").read_bytes()
+        config_json = (directory / "config.json").read_bytes()
         run = json.loads((directory / RUN_FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{directory}: damaged checkpoint: {error}") from None
-    model = _load_model(directory, load_task(spec).auto_model)
+    model = load_model(directory, load_task(spec).auto_model, allow_pickle=False)
     pad_id = model.config.pad_token_id
     tokenizer = Tokenizer(directory / "tokenizer.json", spec.max_length, pad_id)
-    return Checkpoint(model, spec, tokenizer, tokenizer_json, pad_id, directory, run, _digest(directory))
+    digest = _digest(directory)
+    return Checkpoint(model, spec, tokenizer, tokenizer_json, config_json, pad_id, directory, run, digest)
 
 
-def _load_foreign(directory: Path) -> Checkpoint:
+def _load_foreign(
+    directory: Path, recipe: Recipe | None, allow_pickle: bool, report: Callable[[str], None]
+) -> Checkpoint:
     config = _read_config(directory)
-    task, labels = _task_of(directory, config), _labels_of(config)
+    task = _task_of(directory, config)
+    _check_task(directory, task, recipe)
+    labels, config_json = _labels_of(config), (directory / "config.json").read_bytes()
+    has_no_names = TASKS[task].takes_labels and labels == _generic_labels(len(labels))
+    if has_no_names and (given := _given_labels(directory, labels, recipe, report)):
+        labels, config_json = given, _relabelled(directory, given)
     try:
         hf_tokenizer, _, _ = load_tokenizer(str(directory), _LONGEST)
         max_length = min(length_limit(config, hf_tokenizer), _LONGEST)
@@ -88,23 +117,14 @@ def _load_foreign(directory: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{directory}: its tokenizer cannot be used: {_first_line(error)}") from None
     spec = TaskSpec(task=task, labels=labels, max_length=max_length)
-    model = _load_model(directory, load_task(spec).auto_model)
-    return Checkpoint(model, spec, tokenizer, tokenizer_json, tokenizer.pad_id, directory, None, _digest(directory))
+    model = load_model(directory, load_task(spec).auto_model, allow_pickle)
+    digest = _digest(directory)
+    return Checkpoint(model, spec, tokenizer, tokenizer_json, config_json, tokenizer.pad_id, directory, None, digest)
 
 
-def _load_model(directory: Path, auto_model: str) -> Any:
-    import transformers
-
-    try:
-        model, info = getattr(transformers, auto_model).from_pretrained(
-            directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    except Exception as error:  # safetensors and transformers raise several unrelated types
-        raise CheckpointError(f"{directory}: the weights cannot be loaded: {_first_line(error)}") from None
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
-        raise CheckpointError(f"{directory}: weights are missing ({missing}); expected a model fine-tuned for its task")
-    return model.eval()
+def _check_task(directory: Path, task: str, recipe: Recipe | None) -> None:
+    if recipe is not None and recipe.task != task:
+        raise RecipeError(f"task: found {recipe.task}; expected {task}, the task of {directory}")
 
 
 def _is_unfinished(directory: Path) -> bool:
@@ -138,22 +158,36 @@ def _labels_of(config: Any) -> tuple[str, ...]:
     return tuple(str(config.id2label[index]) for index in range(config.num_labels))
 
 
-def _hub_snapshot(location: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def _generic_labels(count: int) -> tuple[str, ...]:
+    """What transformers calls labels that nobody named."""
+    return tuple(f"LABEL_{index}" for index in range(count))
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(location, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except HFValidationError:
-        raise CheckpointError(f"{location}: no such checkpoint directory") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = _first_line(error)
-        raise CheckpointError(f"{location}: neither a directory nor a hub model within reach: {reason}") from None
+
+def _given_labels(
+    directory: Path, generic: tuple[str, ...], recipe: Recipe | None, report: Callable[[str], None]
+) -> tuple[str, ...] | None:
+    """The recipe's labels for a model whose own say nothing; where it has none, a person is told."""
+    if recipe is None or recipe.labels is None:
+        report(
+            f"warning: {directory}: its labels have no names ({generic[0]} to {generic[-1]}); give them in a recipe, "
+            "labels = [...] in the order of the model's outputs, and the recipe as --recipe"
+        )
+        return None
+    if len(recipe.labels) != len(generic):
+        raise RecipeError(f"labels: found {len(recipe.labels)}; expected {len(generic)}, the outputs of {directory}")
+    return recipe.labels
+
+
+def _relabelled(directory: Path, labels: Sequence[str]) -> bytes:
+    config = json.loads((directory / "config.json").read_bytes())
+    config["id2label"] = {str(index): label for index, label in enumerate(labels)}
+    config["label2id"] = {label: index for index, label in enumerate(labels)}
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _digest(directory: Path) -> str:
-    return digest_of(directory, sorted({path.name for pattern in _DIGESTED for path in directory.glob(pattern)}))
+    others = [name for name in ("config.json", "tokenizer.json", TASK_FILE) if (directory / name).is_file()]
+    return digest_of(directory, sorted([*others, *weight_files(directory)]))
 
 
 def _first_line(error: Exception) -> str:

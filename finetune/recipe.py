@@ -74,6 +74,12 @@ class ExportSection(Frozen):
         default=("fp32", "int8-dynamic", "int8-static"), min_length=1
     )
     calibration_rows: int = Field(default=256, ge=1, description="Training rows that set the static int8 scales.")
+    int8_embeddings: bool = Field(
+        default=False, description="Also the word embeddings of int8 variants: half the file, a little less exact."
+    )
+    rehearsal_rows: int = Field(
+        default=200, ge=1, description="Validation rows that ways to quantize are tried on before one is judged."
+    )
     max_logit_delta: float = Field(default=1e-4, gt=0, description="fp32 against PyTorch.")
     min_agreement: float | None = Field(
         default=None, ge=0, le=1, description="Same answers, int8 against PyTorch; the task's own limit when missing."

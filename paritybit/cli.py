@@ -31,6 +31,7 @@ _EXTRA_OF = {
 }
 
 _PATH = click.Path(path_type=Path)
+_FORMATS = ("csv", "tsv", "jsonl", "parquet", "conll", "squad")
 
 
 class _ExamplesCommand(click.Command):
@@ -80,14 +81,23 @@ def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], forc
     paritybit export build/banking77/checkpoint
     paritybit export build/banking77/checkpoint --set export.max_metric_loss=0.003
     paritybit export ./some-hugging-face-model --recipe my.toml --output build/mine/bundle
+    paritybit export some/hub-model --recipe my.toml --allow-pickle
     """,
 )
 @click.argument("checkpoint")
 @click.option("--recipe", type=_PATH, help="Take data and limits from this recipe, not from the checkpoint's own.")
 @click.option("--output", type=_PATH, help="The bundle directory.  [default: bundle, beside the checkpoint]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there are no safetensors weights.")
 @click.option("--force", is_flag=True, help="Export again even when nothing changed.")
-def export(checkpoint: str, recipe: Path | None, output: Path | None, overrides: tuple[str, ...], force: bool) -> None:
+def export(
+    checkpoint: str,
+    recipe: Path | None,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    allow_pickle: bool,
+    force: bool,
+) -> None:
     """Export CHECKPOINT (a directory or a hub id) to a quantized, certified bundle."""
     from finetune.recipe import load_recipe, recipe_of_run
 
@@ -95,7 +105,9 @@ def export(checkpoint: str, recipe: Path | None, output: Path | None, overrides:
     from export.pipeline import export_bundle
 
     beside = Path(checkpoint).parent if Path(checkpoint).is_dir() and recipe is None else Path("build") / chosen.name
-    result = export_bundle(checkpoint, output or beside / "bundle", recipe=chosen, force=force, report=_say)
+    result = export_bundle(
+        checkpoint, output or beside / "bundle", recipe=chosen, allow_pickle=allow_pickle, force=force, report=_say
+    )
     _say(f"{'up to date' if result.reused else 'published'}: {result.bundle}")
     click.echo(json.dumps({"published": result.certificate["published"], "reason": result.certificate["reason"]}))
 
@@ -128,11 +140,23 @@ def predict(bundle: Path, texts: tuple[str, ...], parameters: tuple[str, ...], a
     cls=_ExamplesCommand,
     epilog="""
     paritybit check build/banking77/bundle
+    paritybit check build/banking77/bundle --data new.jsonl --column text=question
+    paritybit check build/banking77/bundle --data new.jsonl --checkpoint build/banking77/checkpoint
     """,
 )
 @click.argument("bundle", type=_PATH)
-def check(bundle: Path) -> None:
-    """Verify the checksums of BUNDLE and replay its golden rows on this machine."""
+@click.option("--data", type=_PATH, help="Certify again on the labelled rows of this file.")
+@click.option("--format", "file_format", type=click.Choice(_FORMATS), help="Of the file.  [default: by its suffix]")
+@click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="Where a field stands; repeatable.")
+@click.option("--checkpoint", type=_PATH, help="Compare with the checkpoint that the bundle was made from.")
+def check(bundle: Path, data: Path | None, file_format: Any, columns: tuple[str, ...], checkpoint: Path | None) -> None:
+    """Verify the checksums of BUNDLE and replay its golden rows on this machine.
+
+    With --data, also measure it on labelled rows and hold it to its certified limits: a table, then one JSON line.
+    """
+    if data is None and (file_format or columns or checkpoint):
+        raise click.UsageError("--format, --column and --checkpoint need --data.")
+    column_of = dict(map(_column, columns))
     from bundle import Predictor
 
     predictor = Predictor.load(bundle)
@@ -146,7 +170,18 @@ def check(bundle: Path) -> None:
     )
     if not golden.passed:
         raise GateError(f"{bundle}: golden rows are not reproduced: {summary} (limit {golden.tolerance:.3g})")
-    click.echo(f"{bundle}: pass: {summary}")
+    if data is None:
+        click.echo(f"{bundle}: pass: {summary}")
+        return
+    _say(f"pass: {summary}")
+    from export.recertify import recertify, to_table
+
+    result = recertify(predictor, data, file_format=file_format, columns=column_of, checkpoint=checkpoint)
+    _say(f"{bundle}, {result.variant}, on {result.rows:,} rows of {data}\n{to_table(result)}")
+    checked = {"bundle": str(bundle), "data": str(data), "same_instruction_set": golden.same_machine}
+    click.echo(json.dumps(checked | result.to_json(), ensure_ascii=False))
+    if result.failed:
+        raise GateError(f"{bundle}: not met on {data}: {'; '.join(map(str, result.failed))}")
 
 
 @cli.command(
@@ -223,6 +258,13 @@ def _json(position: int, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise InputError(f"input {position}: malformed JSON: {error}") from None
+
+
+def _column(text: str) -> tuple[str, str]:
+    field, equals, column = text.partition("=")
+    if not field or not equals or not column:
+        raise click.UsageError(f"--column {text!r}: expected FIELD=COLUMN.")
+    return field, column
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -250,6 +250,17 @@ class Task(Protocol):
         """The primary metric of some rows of `statistics`."""
         ...
 
+    def confidences(
+        self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[Gold]
+    ) -> npt.NDArray[np.float64] | None:
+        """How sure the model was of each thing it said, and whether that was so: what a calibration error is made of.
+
+        Returns:
+            float64, shape `[things, 2]`: the confidence, within 0 and 1, and 1.0 where it was right, else 0.0; None
+            for a task whose answers carry no probability.
+        """
+        ...
+
     def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[Gold]) -> "Task":
         """The task with the thresholds that are best for these outputs; itself, where it has none."""
         ...

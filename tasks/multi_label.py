@@ -196,6 +196,13 @@ class MultiLabel:
         hits, marks = np.split(statistics.sum(axis=0), 2)
         return float(f1(hits, marks).mean())
 
+    def confidences(
+        self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[tuple[str, ...]]
+    ) -> npt.NDArray[np.float64] | None:
+        """The score of every label of every input, and whether the input carries that label."""
+        scores = sigmoid(averaged(outputs, encoded))
+        return np.column_stack([scores.ravel(), self._multi_hot(golds).ravel()])
+
     def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[tuple[str, ...]]) -> Task:
         """The task with a threshold of good F1 for each label that has none yet; see `cautious_cuts`."""
         cuts = cautious_cuts(averaged(outputs, encoded), self._multi_hot(golds))

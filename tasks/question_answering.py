@@ -208,6 +208,12 @@ class QuestionAnswering:
         """Mean F1."""
         return float(statistics.mean())
 
+    def confidences(
+        self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[Any]
+    ) -> npt.NDArray[np.float64] | None:
+        """None: scores are shared out among the n-best answers alone."""
+        return None
+
     def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[GoldAnswers]) -> Task:
         """The task with the null threshold of the best F1, where no answer is possible and it has none yet."""
         if not self._options.no_answer or self._options.null_threshold is not None:

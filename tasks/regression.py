@@ -162,6 +162,12 @@ class Regression:
         """Spearman correlation."""
         return correlation(ranks(statistics[:, 0]), ranks(statistics[:, 1]))
 
+    def confidences(
+        self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[Any]
+    ) -> npt.NDArray[np.float64] | None:
+        """None: a number comes without a probability."""
+        return None
+
     def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[float]) -> Task:
         """Itself: a number needs no threshold."""
         return self

@@ -139,15 +139,20 @@ class SingleLabel:
         return np.asarray(_best(left, encoded) == _best(right, encoded))
 
     def metrics(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[str]) -> dict[str, float]:
-        """Accuracy, macro-F1 over the labels that occur, and Matthews correlation (scikit-learn's definitions)."""
+        """Accuracy, macro-F1 over the labels that occur, and Matthews correlation (scikit-learn's definitions).
+
+        The correlation is 0.0 where a single label is all that occurs.
+        """
         from sklearn.metrics import f1_score, matthews_corrcoef
 
         predicted = _best(outputs, encoded)
         gold = np.array([self._ids[one] for one in golds])
+        # scikit-learn says so too, but warns
+        is_constant = len({*gold.tolist(), *predicted.tolist()}) == 1
         return {
             "accuracy": float((predicted == gold).mean()),
             "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
-            "mcc": float(matthews_corrcoef(gold, predicted)),
+            "mcc": 0.0 if is_constant else float(matthews_corrcoef(gold, predicted)),
         }
 
     def statistics(
@@ -160,6 +165,13 @@ class SingleLabel:
     def score(self, statistics: npt.NDArray[np.float64]) -> float:
         """Accuracy."""
         return float(statistics.mean())
+
+    def confidences(
+        self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[str]
+    ) -> npt.NDArray[np.float64] | None:
+        """The score of each input's best label, and whether that label is right (Guo et al. 2017, arXiv:1706.04599)."""
+        scores = softmax(averaged(outputs, encoded)).max(axis=1)
+        return np.column_stack([scores, self.statistics(outputs, encoded, golds)])
 
     def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[str]) -> Task:
         """Itself: the best label needs no threshold."""

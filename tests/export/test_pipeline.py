@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import export.pipeline
 from bundle import Predictor, read_manifest
 from bundle.manifest import verify_files
+from export.embeddings import quantize_embeddings
 from export.graph import GraphInfo, export_graph
 from export.pipeline import ExportResult, export_bundle
 from export.publication import inputs_digest, is_current
@@ -172,3 +174,15 @@ def test_golden_rows_are_certified_outputs(exported: ExportResult) -> None:
     golden = read_golden(exported.bundle / "golden.jsonl", predictor.task.input_types)
     outputs = predictor.outputs(predictor.task.encode(predictor.tokenizer, [row.input for row in golden]).windows)
     assert all(np.array_equal(row.outputs[0], output) for row, output in zip(golden, outputs, strict=True))
+
+
+@pytest.mark.real
+def test_int8_embeddings_make_the_bundle_smaller_where_asked_for(
+    tiny_checkpoint: Path, exported: ExportResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.pipeline, "quantize_embeddings", partial(quantize_embeddings, min_rows=10))
+    recipe = quick(tiny_checkpoint, "export.int8_embeddings=true", 'export.variants=["int8-static"]')
+    smaller = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe).bundle
+    plain = exported.bundle.parent / "variants" / "int8-static.onnx"
+    assert (smaller / "model.onnx").stat().st_size < plain.stat().st_size
+    assert Predictor.load(smaller).replay_golden().passed

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bundle.session import Session
 from export.calibration import ActivationRange, calibrate
 from export.parity import batch_deltas, logits_of
-from export.quantization import quantizable_inputs, quantize
+from export.quantization import find_linears, quantizable_inputs, quantize
 from finetune.checkpoint import Checkpoint
 from tasks import Window
 
@@ -76,6 +76,33 @@ def test_what_gives_the_answer_stays_float(tmp_path: Path, with_bias: bool) -> N
     assert quantize(head, tmp_path / "int8.onnx") == 0
 
 
+@pytest.mark.parametrize("limit", [64, 127])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_weights_are_rounded_to_half_a_step_within_the_limit(tmp_path: Path, limit: int, per_channel: bool) -> None:
+    generator = np.random.default_rng(1)
+    weights = (generator.normal(size=(48, 24)) * generator.uniform(0.1, 2, 24)).astype(np.float32)
+    fp32 = linear_graph(tmp_path / "fp32.onnx", weights, None)
+    quantize(fp32, tmp_path / "int8.onnx", {"x": ActivationRange(-1, 1)}, weight_limit=limit, per_channel=per_channel)
+    constants = {one.name: numpy_helper.to_array(one) for one in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    int8, scale = constants["w__int8"], constants["w__scale"]
+    assert scale.shape == ((24,) if per_channel else ())
+    assert np.abs(int8.astype(int)).max() == limit
+    assert (np.abs(int8 * scale - weights) <= scale * 0.5001).all()
+
+
+def test_one_scale_for_all_channels_gives_the_textbook_product_too(tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    weights = generator.normal(size=(48, 24)).astype(np.float32)
+    fp32 = linear_graph(tmp_path / "fp32.onnx", weights, None)
+    quantize(fp32, tmp_path / "int8.onnx", {"x": ActivationRange(-4, 4)}, per_channel=False)
+    x = generator.uniform(-1, 1, size=(7, 48)).astype(np.float32)
+    step = np.abs(weights).max() / 64
+    expected = (np.round(x / (8 / 255)) * (8 / 255)) @ (np.round(weights / step) * step)
+    got = Session(tmp_path / "int8.onnx").run({"x": x})
+    assert np.abs(got - expected).max() < 0.1  # a value in the middle of two steps may go either way
+    assert np.abs(got - expected).mean() < 1e-2
+
+
 @pytest.mark.parametrize("rows", [1, 8, 33])
 def test_sums_do_not_saturate_on_any_processor(tmp_path: Path, rows: int) -> None:
     """The largest activations by the largest weights: 16-bit partial sums must not overflow without VNNI."""
@@ -121,3 +148,24 @@ def test_static_answers_alike_in_any_company_and_dynamic_does_not(
     spread = np.ptp(np.stack(fp32))
     for engine in (static, dynamic):
         assert np.abs(np.stack(logits_of(engine, windows, pad_id)) - np.stack(fp32)).max() < 0.1 * spread + 0.01
+
+
+def test_products_that_are_kept_stay_float_by_either_name(graph: Path, tmp_path: Path) -> None:
+    every = find_linears(onnx.load(graph).graph)
+    by_output, by_node = every[0].output, every[5].product.name
+    assert quantize(graph, tmp_path / "int8.onnx", keep_float=[by_output, by_node]) == len(every) - 2
+    nodes = {node.output[0]: node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
+    floats = {one.output for one in every if nodes[one.output] != "MatMulIntegerToFloat"}
+    assert floats == {by_output, every[5].output}
+    assert [nodes[one.product.output[0]] for one in (every[0], every[5])] == ["MatMul", "MatMul"]
+
+
+def test_a_graph_whose_products_are_all_kept_is_the_float_graph(
+    graph: Path, checkpoint: Checkpoint, windows: list[Window], tmp_path: Path
+) -> None:
+    every = [one.output for one in find_linears(onnx.load(graph).graph)]
+    assert quantize(graph, tmp_path / "float.onnx", keep_float=every) == 0
+    before, after = (
+        logits_of(Session(path).run, windows, checkpoint.pad_token_id) for path in (graph, tmp_path / "float.onnx")
+    )
+    assert np.abs(np.stack(before) - np.stack(after)).max() <= 1e-5

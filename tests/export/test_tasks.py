@@ -15,6 +15,8 @@ from tasks.checkpoint import read_task_spec
 from tasks.inputs import input_from_json
 from tests.toy import LENIENT, TOY_TASKS, toy_rows_of, write_toy_task
 
+pytestmark = pytest.mark.real
+
 LEARNT = {"multi_label": 0.8, "regression": 0.5, "token_classification": 0.6, "question_answering": 0.3}
 
 

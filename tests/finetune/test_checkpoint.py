@@ -17,10 +17,13 @@ from transformers import (
 
 from finetune.checkpoint import load_checkpoint
 from finetune.inference import model_inputs, predict
+from finetune.recipe import Recipe
 from tasks import load_task
-from tasks.errors import CheckpointError
+from tasks.errors import CheckpointError, RecipeError
 from tasks.inputs import TextInput
 from tests.toy import toy_rows
+
+PICKLE = "pytorch_model.bin"
 
 
 @pytest.fixture
@@ -84,12 +87,82 @@ def test_damage_is_named(copy: Path) -> None:
         load_checkpoint(copy)
 
 
-def test_pickled_weights_are_not_read(copy: Path) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(copy)
-    torch.save(model.state_dict(), copy / "pytorch_model.bin")
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="the weights cannot be loaded"):
+def pickle_weights(directory: Path) -> Path:
+    """Puts a pickle in the place of the safetensors weights."""
+    torch.save(AutoModelForSequenceClassification.from_pretrained(directory).state_dict(), directory / PICKLE)
+    (directory / "model.safetensors").unlink()
+    return directory
+
+
+def test_pickled_weights_are_read_only_where_allowed(copy: Path, tiny_checkpoint: Path) -> None:
+    pickle_weights(make_foreign(copy))
+    with pytest.raises(CheckpointError, match=r"no safetensors weights; pickled ones .* with --allow-pickle only"):
         load_checkpoint(copy)
+    allowed, safe = load_checkpoint(copy, allow_pickle=True), load_checkpoint(tiny_checkpoint)
+    for name, weights in safe.model.state_dict().items():
+        assert torch.equal(allowed.model.state_dict()[name], weights)
+    weights = allowed.model.state_dict()
+    torch.save({name: values + 1 for name, values in weights.items()}, copy / PICKLE)
+    assert load_checkpoint(copy, allow_pickle=True).digest != allowed.digest
+
+
+def test_our_own_checkpoint_never_has_pickled_weights(copy: Path) -> None:
+    pickle_weights(copy)
+    with pytest.raises(CheckpointError, match="no safetensors weights"):
+        load_checkpoint(copy, allow_pickle=True)
+
+
+def test_safetensors_win_over_a_pickle_that_is_allowed(copy: Path) -> None:
+    make_foreign(copy)
+    before = load_checkpoint(copy).digest
+    (copy / PICKLE).write_bytes(b"not read")
+    assert load_checkpoint(copy, allow_pickle=True).digest == before
+
+
+def test_code_in_a_pickle_is_not_run(copy: Path, tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "was here",)
+
+    make_foreign(copy)
+    torch.save({"bert.embeddings.word_embeddings.weight": Code()}, copy / PICKLE)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="the weights cannot be loaded: Weights only load failed"):
+        load_checkpoint(copy, allow_pickle=True)
+    assert not (tmp_path / "was here").exists()
+    torch.load(copy / PICKLE, weights_only=False)
+    assert (tmp_path / "was here").exists(), "it would have been run"
+
+
+def test_code_of_a_model_is_not_run(copy: Path) -> None:
+    (copy / "modeling.py").write_text("raise SystemExit('was run')\n")
+    changes = {"model_type": "own", "auto_map": {"AutoConfig": "modeling.Config"}}
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        load_checkpoint(make_foreign(copy, **changes))
+
+
+@pytest.mark.parametrize("allow_pickle", [False, True])
+def test_pickles_of_the_hub_are_downloaded_only_where_allowed(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, allow_pickle: bool
+) -> None:
+    """A stubbed hub: what it is asked for decides what lies in the snapshot."""
+    hub = pickle_weights(make_foreign(copy))
+    snapshot = hub.parent / "snapshot"
+    snapshot.mkdir()
+
+    def download(_: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        for path in hub.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                shutil.copyfile(path, snapshot / path.name)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    if allow_pickle:
+        assert load_checkpoint("some/model", allow_pickle=True).spec.labels == ("animal", "food", "vehicle")
+    else:
+        with pytest.raises(CheckpointError, match=r"some/model: no safetensors weights; pickled ones"):
+            load_checkpoint("some/model")
+    assert (snapshot / PICKLE).exists() == allow_pickle
 
 
 def test_a_foreign_directory(copy: Path) -> None:
@@ -134,6 +207,62 @@ def test_the_task_of_a_foreign_model_follows_from_its_head(
         config = json.loads((tmp_path / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert load_checkpoint(tmp_path).spec.task == "multi_label"
+
+
+GENERIC = {"id2label": {str(index): f"LABEL_{index}" for index in range(3)}}
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe.model_validate(
+        {"name": "named", "base_model": "none", "data": {"train": "a.jsonl", "test": "b.jsonl"}} | changes
+    )
+
+
+@pytest.mark.parametrize("given", [None, recipe()])
+def test_labels_without_names_are_warned_of(copy: Path, given: Recipe | None) -> None:
+    told: list[str] = []
+    checkpoint = load_checkpoint(make_foreign(copy, **GENERIC), recipe=given, report=told.append)
+    assert checkpoint.spec.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert checkpoint.config_json == (copy / "config.json").read_bytes()
+    (line,) = told
+    assert line.startswith(f"warning: {copy}: its labels have no names (LABEL_0 to LABEL_2); give them in a recipe")
+    assert "labels = [...]" in line and "--recipe" in line
+
+
+def test_the_recipe_names_labels_that_have_no_names(copy: Path) -> None:
+    told: list[str] = []
+    names = ["Tier", "Essen", "Fahrzeug"]
+    checkpoint = load_checkpoint(make_foreign(copy, **GENERIC), recipe=recipe(labels=names), report=told.append)
+    assert checkpoint.spec.labels == tuple(names)
+    assert told == []
+    config, before = json.loads(checkpoint.config_json), json.loads((copy / "config.json").read_bytes())
+    assert config["id2label"] == {"0": "Tier", "1": "Essen", "2": "Fahrzeug"}
+    assert config["label2id"] == {"Tier": 0, "Essen": 1, "Fahrzeug": 2}
+    assert {key for key in config if config[key] != before[key]} == {"id2label", "label2id"}
+
+
+def test_the_recipe_does_not_rename_labels_that_have_names(copy: Path) -> None:
+    checkpoint = load_checkpoint(make_foreign(copy), recipe=recipe(labels=["x", "y", "z"]))
+    assert checkpoint.spec.labels == ("animal", "food", "vehicle")
+
+
+def test_a_recipe_that_does_not_fit_the_checkpoint_is_refused(copy: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(RecipeError, match="task: found multi_label; expected single_label, the task of"):
+        load_checkpoint(tiny_checkpoint, recipe=recipe(task="multi_label"))
+    make_foreign(copy, **GENERIC)
+    with pytest.raises(RecipeError, match="task: found token_classification; expected single_label"):
+        load_checkpoint(copy, recipe=recipe(task="token_classification"))
+    with pytest.raises(RecipeError, match="labels: found 2; expected 3, the outputs of"):
+        load_checkpoint(copy, recipe=recipe(labels=["one", "two"]))
+
+
+def test_tasks_without_labels_are_not_warned_of(tiny_base: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    transformers.BertForQuestionAnswering.from_pretrained(tiny_base).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_base / name, tmp_path / name)
+    load_checkpoint(tmp_path, report=told.append)
+    assert told == []
 
 
 def test_a_base_model_without_its_head_is_refused(tiny_base: Path, tmp_path: Path) -> None:

@@ -137,6 +137,82 @@ def test_check_says_when_golden_rows_differ(tiny_bundle: Path, tmp_path: Path) -
     assert "golden rows are not reproduced: 6 golden rows, 0 changed answers, max |Δlogit| 0.5" in said(done)
 
 
+def labelled_rows(folder: Path) -> Path:
+    from tests.bundles import GOLDEN_TEXTS, LABELS
+    from tests.toy import write_jsonl
+
+    return write_jsonl(
+        folder / "rows.jsonl",
+        [{"question": text, "label": label} for text, label in zip(GOLDEN_TEXTS, LABELS, strict=True)],
+    )
+
+
+def certified_elsewhere(tiny_bundle: Path, target: Path, max_batch_delta: float) -> Path:
+    """A copy with another limit and another processor."""
+    from bundle import read_manifest
+    from tests.bundles import seal
+
+    other = shutil.copytree(tiny_bundle, target)
+    limits = {"max_batch_delta": max_batch_delta}
+    (other / "certificate.json").write_text(json.dumps({"verdict": "pass", "limits": limits}))
+    seal(other, read_manifest(other).model_copy(update={"instruction_set": ("abacus",)}))
+    return other
+
+
+@pytest.mark.real
+def test_check_on_data_passes_with_a_table_and_one_line_of_json(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = certified_elsewhere(tiny_bundle, tmp_path / "bundle", 1e-4)
+    done = paritybit("check", other, "--data", labelled_rows(tmp_path), "--column", "text=question")
+    assert done.returncode == 0, said(done)
+    told = json.loads(done.stdout)
+    assert (told["verdict"], told["rows"]) == ("pass", 5)
+    assert f"on 5 rows of {tmp_path / 'rows.jsonl'}" in said(done)
+    assert said(done).endswith("limit <= 0.0001: pass")
+
+
+def test_check_on_data_fails_with_the_gate_after_its_json(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = certified_elsewhere(tiny_bundle, tmp_path / "bundle", 0.0)
+    done = paritybit("check", other, "--data", labelled_rows(tmp_path), "--column", "text=question")
+    assert done.returncode == 6
+    told = json.loads(done.stdout)
+    assert done.stdout.count(b"\n") == 1
+    assert (told["verdict"], told["rows"], told["same_instruction_set"]) == ("fail", 5, False)
+    assert told["metric"]["low"] <= told["metrics"]["accuracy"] <= told["metric"]["high"]
+    assert "warning: certified on another instruction set (abacus)" in said(done)
+    assert any(
+        line.split()[:2] == ["accuracy", f"{told['metrics']['accuracy']:.4f}"] for line in said(done).splitlines()
+    )
+    value = told["gates"][0]["value"]
+    assert said(done).splitlines()[-1] == (
+        f"paritybit: {other}: not met on {tmp_path / 'rows.jsonl'}: max_batch_delta {value:.6g}, limit <= 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--column", "text=question"), "--format, --column and --checkpoint need --data."),
+        (("--data", "x.jsonl", "--column", "text"), "--column 'text': expected FIELD=COLUMN."),
+        (("--data", "x", "--format", "xls"), "'xls' is not one of 'csv', 'tsv', 'jsonl', 'parquet', 'conll', 'squad'"),
+    ],
+)
+def test_check_explains_how_its_options_go_together(
+    tiny_bundle: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = paritybit("check", tiny_bundle, *arguments)
+    assert (done.returncode, message in said(done)) == (2, True), said(done)
+
+
+def test_check_reads_the_formats_that_a_recipe_knows() -> None:
+    from typing import get_args
+
+    from finetune.recipe import Format
+
+    option = next(one for one in cli.commands["check"].params if one.name == "file_format")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == get_args(Format)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -171,7 +247,7 @@ def test_unknown_option_is_a_usage_error() -> None:
     assert "No such option" in said(done)
 
 
-def test_an_absent_extra_is_told_with_the_command(tiny_bundle: Path) -> None:
+def without_torch(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
     code = (
         "import sys\n"
         "class Refuse:\n"
@@ -179,16 +255,26 @@ def test_an_absent_extra_is_told_with_the_command(tiny_bundle: Path) -> None:
         "        if name.split('.')[0] == 'torch':\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "sys.argv = ['paritybit', 'export', sys.argv[1]]\n"
+        "sys.argv = ['paritybit', *sys.argv[1:]]\n"
         "from paritybit.cli import main; main()\n"
     )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+
+
+def test_an_absent_extra_is_told_with_the_command(tiny_bundle: Path) -> None:
     checkpoint = tiny_bundle.parent
     (checkpoint / "run.json").write_text(
         json.dumps({"recipe": {"name": "x", "base_model": "y", "data": {"train": "a", "test": "b"}}})
     )
-    command = [sys.executable, "-c", code, str(checkpoint)]
-    done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
-    assert (done.returncode, said(done)) == (
-        8,
-        "paritybit: torch is not installed; run: pip install 'paritybit[finetune]'",
-    )
+    for arguments in (("export", checkpoint), ("check", tiny_bundle, "--data", "rows.jsonl")):
+        done = without_torch(*arguments)
+        assert done.returncode == 8
+        assert said(done).splitlines()[-1] == (
+            "paritybit: torch is not installed; run: pip install 'paritybit[finetune]'"
+        )
+
+
+def test_check_needs_no_torch(tiny_bundle: Path) -> None:
+    done = without_torch("check", tiny_bundle)
+    assert (done.returncode, b"pass: 6 golden rows" in done.stdout) == (0, True), said(done)

@@ -80,6 +80,11 @@ def test_metrics_are_those_of_scikit_learn(task: SingleLabel) -> None:
     assert task.score(statistics[:50]) == pytest.approx((gold == predicted)[:50].mean())
 
 
+def test_one_label_everywhere_is_no_correlation(task: SingleLabel) -> None:
+    same = outputs([5, 0, 0], [4, 0, 0])
+    assert task.metrics(same, encoded(range(2)), ["a", "a"]) == {"accuracy": 1.0, "macro_f1": 1.0, "mcc": 0.0}
+
+
 def test_same_answer_compares_labels_not_numbers(task: SingleLabel) -> None:
     left, right = outputs([1, 0, 0], [0, 1, 0]), outputs([0.1, 0, 0], [1, 0, 0])
     assert task.same_answer(left, right, encoded([0, 1])).tolist() == [True, False]

@@ -1,0 +1,188 @@
+"""The certificate as a page for people: one file without scripts or network, light or dark, and for print."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+from export import plots
+from export.certificate import Certificate, VariantReport
+from export.gates import Gate
+
+__all__ = ["certificate_page"]
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
+th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8885; vertical-align: top; }
+td { overflow-wrap: anywhere; }
+.pass { color: #187a3c; color: light-dark(#187a3c, #5fd08a); font-weight: 600; }
+.fail { color: #c02020; color: light-dark(#c02020, #ff8a80); font-weight: 600; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+figure { margin: 0; break-inside: avoid; }
+figcaption { font-size: .85em; }
+code { word-break: break-all; }
+@media print {
+  :root { color-scheme: light; }
+  body { max-width: none; margin: 0; font-size: 10pt; }
+  h2, h3 { break-after: avoid; }
+  tr { break-inside: avoid; }
+  .figures { grid-template-columns: 1fr 1fr; }
+}
+"""
+
+
+def certificate_page(certificate: Certificate) -> str:
+    """The whole page, HTML."""
+    evidence = certificate.evidence
+    facts = [
+        ("Published variant", f"{certificate.published} ({certificate.reason})"),
+        ("Created", certificate.created),
+        ("Checkpoint", certificate.checkpoint_digest),
+        ("Test rows", f"{evidence.test_rows:,} and {evidence.edge_case_rows:,} generated ones"),
+        ("Calibration", f"{evidence.calibration_rows} training rows, SHA-256 {evidence.calibration_digest}"),
+        ("Data", evidence.data_fingerprint),
+        ("Attention", f"{certificate.fused_attentions} fused of {certificate.layers or 'unknown'} layers"),
+        ("Machine", ", ".join(f"{key}: {_plain(value)}" for key, value in certificate.machine.items())),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in certificate.versions.items())),
+    ]
+    name, interval = certificate.primary_metric, certificate.pytorch_metric
+    reference = [
+        *((escape(metric), f"{value:.4f}") for metric, value in certificate.pytorch.items()),
+        (f"{escape(name)}, 95 % interval", f"{interval.low:.4f} to {interval.high:.4f}"),
+    ]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Certificate of {escape(certificate.name)}</title><style>{_STYLE}{plots.STYLE}</style></head><body>
+<h1>Certificate of {escape(certificate.name)}: <span class="pass">pass</span></h1>
+{_table(["", ""], [[escape(key), f"<code>{escape(value)}</code>"] for key, value in facts])}
+<h2>PyTorch, the reference</h2>
+{_table(["metric", "value"], reference)}
+{_choice(certificate)}
+{"".join(_section(variant, certificate) for variant in certificate.variants)}
+</body></html>
+"""
+
+
+def _choice(certificate: Certificate) -> str:
+    points = [
+        plots.ParetoPoint(
+            one.name, one.relative_time, one.metric.value, one.metric.low, one.metric.high, passed=one.passed
+        )
+        for one in certificate.variants
+    ]
+    workloads = list(dict.fromkeys(load for speeds in certificate.speeds.values() for load in speeds))
+    speeds = [
+        [escape(graph), *(f"{by_load[load]:.3g}" if load in by_load else "" for load in workloads)]
+        for graph, by_load in certificate.speeds.items()
+    ]
+    metric = certificate.primary_metric
+    figure = _figure(
+        plots.pareto(points, metric, certificate.pytorch_metric.value),
+        "Faster is to the left, better is up; ● passed every gate, × did not. Bars are 95 % bootstrap intervals, the "
+        "dashed line is PyTorch.",
+    )
+    attempts = [
+        [
+            escape(one.how) + (" (chosen)" if one.chosen else ""),
+            f"{one.agreement:.4f}",
+            f"{one.loss:+.4f}",
+            f"{one.mean_delta:.4f}",
+            _verdict(one.good_enough),
+        ]
+        for one in certificate.attempts
+    ]
+    return (
+        f'<h2>Time against {escape(metric)}</h2><div class="figures">{figure}</div><h3>Median milliseconds</h3>'
+        + _table(["graph and settings", *map(escape, workloads)], speeds)
+        + "<h3>Ways to int8, on validation rows</h3>"
+        + _table(["way", "same answers", f"{escape(metric)} lost", "mean |Δlogit|", "good enough"], attempts)
+    )
+
+
+def _section(variant: VariantReport, certificate: Certificate) -> str:
+    rows = [
+        [str(row.row), *map(escape, (row.text, row.expected, row.pytorch, row.variant)), f"{row.delta:.3g}"]
+        for row in variant.worst_rows
+    ]
+    name = escape(variant.name)
+    return (
+        f"<h2>{name}: {_verdict(variant.passed)}</h2>"
+        + _table(["gate", "value", "limit", "verdict"], [_gate(gate) for gate in variant.gates])
+        + _table(["measured", "value"], [[escape(key), escape(value)] for key, value in _numbers(variant, certificate)])
+        + _figures(variant)
+        + _changes(variant, certificate)
+        + "<h3>Rows furthest from PyTorch</h3>"
+        + _table(["row", "text", "label", "PyTorch", name, "|Δlogit|"], rows)
+    )
+
+
+def _gate(gate: Gate) -> list[str]:
+    limit = f"{'≤' if gate.relation == '<=' else '≥'} {gate.limit:.6g}"
+    return [escape(gate.name), f"{gate.value:.6g}", limit, _verdict(gate.passed)]
+
+
+def _numbers(variant: VariantReport, certificate: Certificate) -> Iterator[tuple[str, str]]:
+    metric, calibration = certificate.primary_metric, variant.calibration_error
+    yield from ((name, f"{value:.4f}") for name, value in variant.metrics.items())
+    yield f"{metric}, 95 % interval", f"{variant.metric.low:.4f} to {variant.metric.high:.4f}"
+    lost = variant.loss
+    yield f"{metric} lost, 95 % interval", f"{lost.value:+.4f} ({lost.low:+.4f} to {lost.high:+.4f})"
+    yield "same answers as PyTorch", f"{variant.agreement:.4%}"
+    if calibration is None:
+        yield "expected calibration error", "not measured: the answers of this task carry no probability"
+    else:
+        measured = f"{calibration.variant:.4f}, PyTorch {calibration.pytorch:.4f}"
+        yield "expected calibration error (15 bins)", f"{measured}, over {calibration.confidences:,} confidences"
+    yield "mean |Δlogit|", f"{variant.mean_delta:.3g}"
+    yield from ((f"|Δlogit| {name}", f"{value:.3g}") for name, value in variant.delta_quantiles.items())
+    yield "size", f"{variant.size / 1e6:.1f} MB"
+    yield "SHA-256", variant.sha256
+    yield "time relative to the fastest candidate", f"{variant.relative_time:.2f}"
+    yield "fusions switched off", ", ".join(variant.disabled_optimizers) or "none"
+
+
+def _figures(variant: VariantReport) -> str:
+    logits, deltas = variant.points.logits, variant.points.deltas
+    shown = [
+        _figure(
+            plots.logit_scatter(logits, variant.name),
+            f"{len(logits):,} logits drawn evenly; on the line they are equal.",
+        ),
+        _figure(
+            plots.delta_by_length(deltas, variant.name),
+            f"{len(deltas):,} test rows, the one that is furthest off among them; the line joins the medians of ten "
+            "stretches of length.",
+        ),
+    ]
+    return f'<div class="figures">{"".join(shown)}</div>'
+
+
+def _changes(variant: VariantReport, certificate: Certificate) -> str:
+    rows = [[escape(change.pytorch), escape(change.variant), str(change.rows)] for change in variant.changes]
+    shown = sum(change.rows for change in variant.changes)
+    more = f"; the {len(rows)} most frequent changes cover {shown:,} of them" if shown < variant.changed_rows else ""
+    return (
+        "<h3>Rows whose answer changed</h3>"
+        f"<p>{variant.changed_rows:,} of {certificate.evidence.test_rows:,} test rows{more}.</p>"
+        + (_table(["PyTorch", escape(variant.name), "rows"], rows) if rows else "")
+    )
+
+
+def _figure(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _verdict(passed: bool) -> str:
+    word = "pass" if passed else "fail"
+    return f'<span class="{word}">{word}</span>'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    header = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
