@@ -114,9 +114,9 @@ def _export(
     rehearsal = _rehearsal(checkpoint, task, data, recipe)
     graphs, attempts = _make_variants(work, recipe.export, calibration, rehearsal, report)
     report("timing the candidates, interleaved")
-    candidates, speeds = choose_settings(graphs, reference, checkpoint)
+    candidates, speeds = choose_settings(graphs, reference, checkpoint, recipe.export.objective)
     reports = _judge_all(candidates, reference, recipe, report)
-    published, reason = _choose(reports, recipe.export.variants)
+    published, reason = _choose(reports, recipe.export)
     evidence = Evidence(
         test_rows=len(reference.encoded),
         data_fingerprint=data.fingerprint,
@@ -188,15 +188,18 @@ def _judge_all(
     return reports
 
 
-def _choose(reports: Sequence[VariantReport], wanted: Sequence[str]) -> tuple[VariantReport, str]:
-    candidates = [one for one in reports if one.name in wanted]
+def _choose(reports: Sequence[VariantReport], settings: ExportSection) -> tuple[VariantReport, str]:
+    candidates = [one for one in reports if one.name in settings.variants]
     passing = [one for one in candidates if one.passed]
     if not passing:
         raise GateError(_refusal(candidates))
+    if settings.objective == "size":
+        passing.sort(key=lambda one: one.size)
     others = [f"{one.name} failed {'; '.join(map(str, failed(one.gates)))}" for one in candidates if not one.passed] + [
         f"{one.name} takes {one.relative_time / passing[0].relative_time:.2f} of its time" for one in passing[1:]
     ]
-    return passing[0], "; ".join(["the fastest that passes every gate", *others])
+    best = "smallest" if settings.objective == "size" else "fastest"
+    return passing[0], "; ".join([f"the {best} that passes every gate", *others])
 
 
 def _refusal(reports: Sequence[VariantReport]) -> str:

@@ -18,6 +18,7 @@ __all__ = ["Candidate", "Speeds", "choose_settings"]
 _TIMING_BUDGET_S = 30.0
 _ROUNDS, _LEAST_ROUNDS = 5, 3
 _WARM_UP_S = 0.2
+_REAL = "real lengths"
 _TIMED_WINDOWS = 64
 
 Speeds = dict[str, dict[str, float]]
@@ -39,9 +40,15 @@ class Candidate:
 
 
 def choose_settings(
-    graphs: Mapping[str, Path], reference: Reference, checkpoint: Checkpoint
+    graphs: Mapping[str, Path], reference: Reference, checkpoint: Checkpoint, objective: str
 ) -> tuple[list[Candidate], Speeds]:
     """Times every graph with every settings worth trying, interleaved: a short text, a long one, and real lengths.
+
+    Args:
+        graphs: by the names of their variants.
+        reference: the test rows.
+        checkpoint: whose shapes the timed batches have.
+        objective: `latency` ranks by texts alone, `throughput` by real lengths in batches, anything else by both.
 
     Returns:
         Each graph once, with its fastest settings, the fastest graph first; and what was measured.
@@ -63,7 +70,8 @@ def choose_settings(
         seed=reference.seed,
     )
     best: dict[str, Candidate] = {}
-    for label, relative_time in measured.ranking():
+    counted = {"latency": set(measured.texts) - {_REAL}, "throughput": {_REAL}}.get(objective)
+    for label, relative_time in measured.ranking(counted):
         name, path, settings = tried[label]
         best.setdefault(name, Candidate(name, path, settings, relative_time))
     candidates = list(best.values())
@@ -95,7 +103,7 @@ def _workloads(reference: Reference, checkpoint: Checkpoint) -> list[Workload]:
             Workload.random(1, tokens, vocab_size, passes=passes)
             for tokens, passes in {min(16, longest): 10, min(128, longest): 4}.items()
         ),
-        Workload.of_windows("real lengths", windows, plan, reference.pad_id),
+        Workload.of_windows(_REAL, windows, plan, reference.pad_id),
     ]
 
 

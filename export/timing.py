@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -285,15 +285,22 @@ class Measurements:
         other_rate = self.texts[other] / np.median(self.seconds[over][other], axis=1)
         return Spread.of(own_rate / other_rate)
 
-    def ranking(self) -> list[tuple[str, float]]:
+    def ranking(self, workloads: Collection[str] | None = None) -> list[tuple[str, float]]:
         """Workers, fastest first, with their time relative to the fastest; every workload weighs the same.
 
         The geometric mean over the workloads, each the median over the rounds of the time relative to that round's
         mean over the workers.
+
+        Args:
+            workloads: those that count; all when None.
         """
         logs = np.array(
             [
-                [np.log(np.median(seconds, axis=1)) for seconds in by_workload.values()]
+                [
+                    np.log(np.median(seconds, axis=1))
+                    for name, seconds in by_workload.items()
+                    if workloads is None or name in workloads
+                ]
                 for by_workload in self.seconds.values()
             ]
         )  # [worker, workload, round]

@@ -73,6 +73,10 @@ class ExportSection(Frozen):
     variants: tuple[Literal["fp32", "int8-dynamic", "int8-static"], ...] = Field(
         default=("fp32", "int8-dynamic", "int8-static"), min_length=1
     )
+    objective: Literal["balanced", "latency", "throughput", "size"] = Field(
+        default="balanced",
+        description="What the published variant is best at: texts alone, in batches, both, or bytes.",
+    )
     calibration_rows: int = Field(default=256, ge=1, description="Training rows that set the static int8 scales.")
     int8_embeddings: bool = Field(
         default=False, description="Also the word embeddings of int8 variants: half the file, a little less exact."

@@ -82,12 +82,20 @@ def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], forc
     paritybit export build/banking77/checkpoint --set export.max_metric_loss=0.003
     paritybit export ./some-hugging-face-model --recipe my.toml --output build/mine/bundle
     paritybit export some/hub-model --recipe my.toml --allow-pickle
+    paritybit export build/banking77/checkpoint --only int8-static --budget 0.3 --objective latency
     """,
 )
 @click.argument("checkpoint")
 @click.option("--recipe", type=_PATH, help="Take data and limits from this recipe, not from the checkpoint's own.")
 @click.option("--output", type=_PATH, help="The bundle directory.  [default: bundle, beside the checkpoint]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+@click.option(
+    "--only", type=click.Choice(["fp32", "int8-dynamic", "int8-static"]), help="Publish this variant or none."
+)
+@click.option("--budget", type=click.FloatRange(0, 100), help="Points of the task's metric that int8 may lose.")
+@click.option(
+    "--objective", type=click.Choice(["balanced", "latency", "throughput", "size"]), help="What to be best at."
+)
 @click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin where there are no safetensors weights.")
 @click.option("--force", is_flag=True, help="Export again even when nothing changed.")
 def export(
@@ -95,12 +103,21 @@ def export(
     recipe: Path | None,
     output: Path | None,
     overrides: tuple[str, ...],
+    only: str | None,
+    budget: float | None,
+    objective: str | None,
     allow_pickle: bool,
     force: bool,
 ) -> None:
     """Export CHECKPOINT (a directory or a hub id) to a quantized, certified bundle."""
     from finetune.recipe import load_recipe, recipe_of_run
 
+    if only is not None:
+        overrides += (f'export.variants=["{only}"]',)
+    if budget is not None:
+        overrides += (f"export.max_metric_loss={budget / 100!r}",)
+    if objective is not None:
+        overrides += (f"export.objective={objective}",)
     chosen = load_recipe(recipe, overrides) if recipe else recipe_of_run(Path(checkpoint), overrides)
     from export.pipeline import export_bundle
 

@@ -186,3 +186,12 @@ def test_int8_embeddings_make_the_bundle_smaller_where_asked_for(
     plain = exported.bundle.parent / "variants" / "int8-static.onnx"
     assert (smaller / "model.onnx").stat().st_size < plain.stat().st_size
     assert Predictor.load(smaller).replay_golden().passed
+
+
+@pytest.mark.real
+def test_smallest_that_passes_is_published_where_size_is_the_objective(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = quick(tiny_checkpoint, "export.objective=size")
+    certificate = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe).certificate
+    passing = [one for one in certificate["variants"] if one["verdict"] == "pass"]
+    assert certificate["published"] == min(passing, key=lambda one: one["size"])["name"]
+    assert certificate["reason"].startswith("the smallest that passes every gate")

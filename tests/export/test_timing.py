@@ -283,6 +283,16 @@ def test_statistics_on_known_numbers():
     assert seen.ranking() == [("fast", 1.0), ("slow", pytest.approx(2.0))]
 
 
+def test_only_the_workloads_that_count_decide_the_ranking():
+    seconds = {
+        "quick alone": {"1×16": np.array([[1.0]]), "real": np.array([[9.0]])},
+        "quick in batches": {"1×16": np.array([[2.0]]), "real": np.array([[3.0]])},
+    }
+    seen = Measurements(seconds=seconds, texts={"1×16": 1, "real": 60}, load_s={}, peak_mib={})
+    assert seen.ranking({"1×16"}) == [("quick alone", 1.0), ("quick in batches", pytest.approx(2.0))]
+    assert seen.ranking({"real"}) == [("quick in batches", 1.0), ("quick alone", pytest.approx(3.0))]
+
+
 def test_speedup_over_other_batches_of_the_same_texts():
     seen = Measurements(
         seconds={

@@ -2,15 +2,17 @@
 
 import json
 import os
+import resource
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from paritybit.cli import cli
 
@@ -29,12 +31,18 @@ def said(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def test_help_comes_in_well_under_a_second() -> None:
+    """In processor time: the tests share the machine."""
     fastest = float("inf")
     for _ in range(3):
-        started = time.perf_counter()
+        before = _children_seconds()
         assert paritybit("--help").returncode == 0
-        fastest = min(fastest, time.perf_counter() - started)
+        fastest = min(fastest, _children_seconds() - before)
     assert fastest < 1.0
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -278,3 +286,21 @@ def test_an_absent_extra_is_told_with_the_command(tiny_bundle: Path) -> None:
 def test_check_needs_no_torch(tiny_bundle: Path) -> None:
     done = without_torch("check", tiny_bundle)
     assert (done.returncode, b"pass: 6 golden rows" in done.stdout) == (0, True), said(done)
+
+
+def test_options_of_export_are_keys_of_the_recipe(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export.pipeline import ExportResult
+
+    seen: list[Any] = []
+
+    def keep(_: str, output: Path, *, recipe: Any, **more: Any) -> ExportResult:
+        seen.append(recipe.export)
+        return ExportResult(output, {"published": "", "reason": ""}, reused=True)
+
+    monkeypatch.setattr("export.pipeline.export_bundle", keep)
+    options = ["--only", "int8-static", "--budget", "0.3", "--objective", "latency"]
+    result = CliRunner().invoke(cli, ["export", str(tiny_checkpoint), *options], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert seen[0].variants == ("int8-static",)
+    assert seen[0].max_metric_loss == pytest.approx(0.003)
+    assert seen[0].objective == "latency"
