@@ -127,11 +127,13 @@ class Predictor:
         """Raw outputs of each window without padding, in order, run in micro-batches of similar length."""
         outputs: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(windows)
         for rows in plan_batches([len(window) for window in windows], self._token_budget):
-            chosen = [windows[row] for row in rows]
-            batch = self.session.run(collate(chosen, self.tokenizer.pad_id))
-            for row, output in zip(rows, without_padding(batch, chosen), strict=True):
+            for row, output in zip(rows, self.run_batch([windows[row] for row in rows]), strict=True):
                 outputs[row] = output
         return outputs
+
+    def run_batch(self, windows: Sequence[Window]) -> list[FloatArray]:
+        """Raw outputs of each window without padding, in order, run as one batch."""
+        return without_padding(self.session.run(collate(windows, self.tokenizer.pad_id)), windows)
 
     def warm_up(self) -> None:
         """Runs once at each of some lengths up to max_length, so that the first caller does not pay for allocation."""

@@ -25,6 +25,7 @@ __all__ = [
     "explain",
     "parse_request",
     "read_inputs",
+    "read_timeout",
 ]
 
 
@@ -141,6 +142,20 @@ def check_limits(inputs: Sequence[Input], settings: ServeSettings) -> None:
                 f"inputs[{position}]: {length} characters, at most {settings.max_text_chars} are taken "
                 "(PARITYBIT_MAX_TEXT_CHARS)"
             )
+
+
+def read_timeout(header: str | None, settings: ServeSettings) -> float:
+    """Seconds that a request has: what its header says in milliseconds, the operator's limit at most.
+
+    Raises:
+        InputError: if the header is not a whole number above zero.
+    """
+    limit = settings.timeout_ms / 1000
+    if header is None:
+        return limit
+    if re.fullmatch(r"0*[1-9][0-9]{0,9}", header, re.ASCII) is None:
+        raise InputError(f"header X-Request-Timeout-Ms: expected milliseconds, a whole number, got {header[:40]!r}")
+    return min(limit, int(header) / 1000)
 
 
 def _read_input(value: Any, kinds: Sequence[type], place: str) -> Input:

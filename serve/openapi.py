@@ -21,7 +21,25 @@ _REFERENCE = "#/components/schemas/{model}"
 _ERRORS = {
     400: "The request cannot be used; the error says what is wrong and where.",
     413: "More than the service takes at once; the error names the limit.",
+    429: "Too much waits already; `Retry-After` says in how many seconds there should be room.",
+    500: "The engine failed at this request; the server's log has it.",
+    503: "The server is stopping; another one should be asked.",
+    504: "The request's time was over before it was answered.",
 }
+_HEADERS = [
+    {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "description": "Milliseconds that the caller waits; the operator's limit holds beside it.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 9_999_999_999},
+    },
+    {
+        "name": "X-Request-Id",
+        "in": "header",
+        "description": "Comes back with the answer and stands in the server's log; made where it is missing.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+    },
+]
 
 
 def openapi_document(predictor: Predictor) -> Json:
@@ -124,6 +142,7 @@ def _post(summary: str, request: Json, response: Json) -> Json:
     return {
         "post": {
             "summary": summary,
+            "parameters": _HEADERS,
             "requestBody": {"required": True, "content": request},
             "responses": {
                 "200": {"description": "The answer.", "content": response},

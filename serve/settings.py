@@ -21,6 +21,11 @@ class ServeSettings(BaseModel):
     max_body_bytes: int = Field(default=1_048_576, ge=1, description="Bytes of a request body at most.")
     max_texts: int = Field(default=128, ge=1, description="Texts of a request at most.")
     max_text_chars: int = Field(default=20_000, ge=1, description="Characters of a text at most.")
+    # as many texts as a request may have, of 128 tokens each; two seconds of the demo model on two processors
+    max_request_tokens: int = Field(default=16_384, ge=1, description="Tokens of a request at most, all its windows.")
+    max_queue_tokens: int = Field(default=16_384, ge=1, description="Tokens that wait for the engine at most.")
+    # BentoML ends every request after 60 s in its own words
+    timeout_ms: int = Field(default=30_000, ge=1, le=59_000, description="Time of a request that names none.")
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> ServeSettings:

@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from serve.http import HuggingFaceRequest, PredictRequest, TooLargeError, check_limits, parse_request, read_inputs
+from serve.http import (
+    HuggingFaceRequest,
+    PredictRequest,
+    TooLargeError,
+    check_limits,
+    parse_request,
+    read_inputs,
+    read_timeout,
+)
 from serve.settings import ServeSettings
 from tasks import Input, QuestionInput, TextInput, WordsInput
 from tasks.errors import InputError
@@ -147,3 +155,15 @@ def test_words_are_limited_together_and_a_question_with_its_context_each_alone()
 
 def test_characters_are_counted_not_bytes() -> None:
     check_limits([TextInput("💳💳💳")], ServeSettings(max_text_chars=3))
+
+
+def test_a_caller_may_shorten_the_time_of_a_request_but_not_lengthen_it() -> None:
+    settings = ServeSettings(timeout_ms=500)
+    assert [read_timeout(header, settings) for header in (None, "250", "0020", "9000")] == [0.5, 0.25, 0.02, 0.5]
+
+
+@pytest.mark.parametrize("header", ["", "0", "000", "-5", "1.5", "1e3", "٣", " 5", "9" * 5000, "soon"])
+def test_a_time_that_is_no_number_of_milliseconds_is_refused_in_one_line(header: str) -> None:
+    with pytest.raises(InputError, match=r"^header X-Request-Timeout-Ms: expected milliseconds") as caught:
+        read_timeout(header, ServeSettings())
+    assert len(str(caught.value)) < 140

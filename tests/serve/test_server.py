@@ -10,6 +10,7 @@ import httpx
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
+from prometheus_client.parser import text_string_to_metric_families
 
 from bundle import Predictor
 from tasks import TextInput
@@ -142,6 +143,63 @@ def test_the_model_is_named(server: Server) -> None:
 
 def test_probes_and_metrics_are_bentomls(server: Server) -> None:
     assert [httpx.get(server.url + path).status_code for path in ("/livez", "/readyz", "/metrics")] == [200] * 3
+
+
+def scraped(server: Server) -> dict[str, float]:
+    """Our metrics by name, with the value of a label in brackets; buckets are left out."""
+    families = text_string_to_metric_families(httpx.get(server.url + "/metrics").text)
+    return {
+        "".join([sample.name, *(f"[{value}]" for value in sample.labels.values())]): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name.startswith("paritybit_") and "le" not in sample.labels
+    }
+
+
+def test_our_metrics_stand_beside_bentomls(server: Server, predictor: Predictor) -> None:
+    label = predictor("blocked")[0]["labels"][0]["label"]
+    server.post("/predict", {"inputs": "blocked"})
+    server.post("/predict", {"inputs": ""})
+    before = scraped(server)
+    server.post("/predict", {"inputs": ["blocked"] * 3, "parameters": {"top_k": 2}})
+    server.post("/predict", {"inputs": ""})
+    after = scraped(server)
+    added = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert added.pop("paritybit_batch_tokens_sum") == 9
+    assert added.pop("paritybit_engine_seconds_sum") > 0
+    assert added.pop("paritybit_queue_wait_seconds_sum") > 0
+    assert added == {
+        "paritybit_batch_tokens_count": 1,
+        "paritybit_batch_padding_ratio_count": 1,
+        "paritybit_engine_seconds_count": 1,
+        "paritybit_queue_wait_seconds_count": 1,
+        "paritybit_rejected_requests_total[invalid]": 1,
+        f"paritybit_answers_total[{label}]": 3,
+    }
+
+
+def test_the_log_has_a_line_of_json_for_each_request_and_none_of_its_text(server: Server) -> None:
+    secret = "zebrafinch"
+    asked: list[tuple[Any, int]] = [
+        ({"inputs": f"Where is my {secret}?"}, 200),
+        ({"inputs": [secret, 7]}, 400),
+        (f'{{"inputs": "{secret}"'.encode(), 400),
+        ({"inputs": [secret] * 9}, 413),
+        ({"inputs": secret, "parameters": {secret: 1}}, 400),
+    ]
+    for number, (content, status) in enumerate(asked):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        headers = {"X-Request-Id": f"log-{number}"}
+        response = httpx.post(server.url + "/predict", content=body, headers=headers, timeout=20)
+        assert (response.status_code, response.headers["x-request-id"]) == (status, f"log-{number}")
+    log = server.log.read_text()
+    lines = [json.loads(line) for line in log.splitlines() if '"request_id": "log-' in line]
+    assert [(line["request_id"], line["status"]) for line in lines] == [
+        (f"log-{number}", status) for number, (_, status) in enumerate(asked)
+    ]
+    assert lines[0]["tokens"] > 5
+    assert lines[0]["engine_ms"] > 0
+    assert secret not in log
 
 
 @pytest.mark.parametrize("path", ["/predict", "/"])

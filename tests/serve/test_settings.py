@@ -17,9 +17,19 @@ def test_every_setting_is_read() -> None:
         "PARITYBIT_MAX_BODY_BYTES": "4",
         "PARITYBIT_MAX_TEXTS": "5",
         "PARITYBIT_MAX_TEXT_CHARS": "6",
+        "PARITYBIT_MAX_REQUEST_TOKENS": "7",
+        "PARITYBIT_MAX_QUEUE_TOKENS": "8",
+        "PARITYBIT_TIMEOUT_MS": "9",
     }
     assert read_settings(environ) == ServeSettings(
-        bundle=Path("some/bundle"), threads=3, max_body_bytes=4, max_texts=5, max_text_chars=6
+        bundle=Path("some/bundle"),
+        threads=3,
+        max_body_bytes=4,
+        max_texts=5,
+        max_text_chars=6,
+        max_request_tokens=7,
+        max_queue_tokens=8,
+        timeout_ms=9,
     )
     assert len(environ) == len(ServeSettings.model_fields)
 
