@@ -48,6 +48,17 @@ class _Tried:
     ranges: Ranges
 
 
+@dataclass(frozen=True, slots=True)
+class _Climb:
+    """What every rung works on: the float graph with its answers, the rows, and where graphs are written."""
+
+    fp32: Path
+    output: Path
+    calibration: Sequence[Window]
+    rehearsal: Rehearsal
+    reference: Sequence[FloatArray]
+
+
 def climb(
     fp32: Path, output: Path, calibration: Sequence[Window], rehearsal: Rehearsal, report: Callable[[str], None]
 ) -> list[Attempt]:
@@ -64,9 +75,10 @@ def climb(
         Every attempt, the chosen one marked.
     """
     reference = logits_of(Session(fp32).run, rehearsal.encoded.windows, rehearsal.pad_id)
+    way = _Climb(fp32, output, calibration, rehearsal, reference)
     tried: list[_Tried] = []
     for rung in (_ranges, _smoothed, _mixed):
-        for one in rung(fp32, output, calibration, rehearsal, reference, tried):
+        for one in rung(way, tried):
             report(_line(one.attempt))
             tried.append(one)
             for other in tried:
@@ -82,76 +94,50 @@ def _best(tried: Sequence[_Tried]) -> _Tried:
     return min(tried, key=lambda one: (not one.attempt.good_enough, one.attempt.mean_delta))
 
 
-def _ranges(
-    fp32: Path,
-    output: Path,
-    calibration: Sequence[Window],
-    rehearsal: Rehearsal,
-    reference: Sequence[FloatArray],
-    tried: Sequence[_Tried],
-) -> Iterator[_Tried]:
-    yield from _every_method(fp32, "", output, calibration, rehearsal, reference)
+def _ranges(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
+    yield from _every_method(way, way.fp32, "")
 
 
-def _smoothed(
-    fp32: Path,
-    output: Path,
-    calibration: Sequence[Window],
-    rehearsal: Rehearsal,
-    reference: Sequence[FloatArray],
-    tried: Sequence[_Tried],
-) -> Iterator[_Tried]:
-    path = output.with_name(f"{output.stem}-smoothed-fp32.onnx")
-    if smooth(fp32, path, channel_maxima(fp32, calibration, rehearsal.pad_id)):
-        yield from _every_method(path, "smoothed, ", output, calibration, rehearsal, reference)
+def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
+    path = way.output.with_name(f"{way.output.stem}-smoothed-fp32.onnx")
+    if smooth(way.fp32, path, channel_maxima(way.fp32, way.calibration, way.rehearsal.pad_id)):
+        yield from _every_method(way, path, "smoothed, ")
 
 
-def _mixed(
-    fp32: Path,
-    output: Path,
-    calibration: Sequence[Window],
-    rehearsal: Rehearsal,
-    reference: Sequence[FloatArray],
-    tried: Sequence[_Tried],
-) -> Iterator[_Tried]:
+def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
     """From the best so far; the first that is good enough is the fastest of them."""
     best = _best(tried)
-    windows = calibration[:: max(1, len(calibration) // _SENSITIVITY_WINDOWS)]
-    worst = list(measure_sensitivity(best.source, best.path, windows, rehearsal.pad_id))
+    windows = way.calibration[:: max(1, len(way.calibration) // _SENSITIVITY_WINDOWS)]
+    worst = list(measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id))
     count = 1
     while count < len(worst):
-        path = output.with_name(f"{output.stem}-{count}-float.onnx")
+        path = way.output.with_name(f"{way.output.stem}-{count}-float.onnx")
         quantize(best.source, path, best.ranges, keep_float=worst[:count])
         how = f"{best.attempt.how}, {count} of {len(worst)} products in float"
-        one = _Tried(_attempt(how, path, rehearsal, reference), path, best.source, best.ranges)
+        one = _Tried(_attempt(way, how, path), path, best.source, best.ranges)
         yield one
         if one.attempt.good_enough:
             return
         count *= 2
 
 
-def _every_method(
-    source: Path,
-    prefix: str,
-    output: Path,
-    calibration: Sequence[Window],
-    rehearsal: Rehearsal,
-    reference: Sequence[FloatArray],
-) -> Iterator[_Tried]:
-    extremes = calibrate(source, quantizable_inputs(source), calibration, rehearsal.pad_id)
-    histograms = collect_histograms(source, extremes, calibration, rehearsal.pad_id)
+def _every_method(way: _Climb, source: Path, prefix: str) -> Iterator[_Tried]:
+    pad_id = way.rehearsal.pad_id
+    extremes = calibrate(source, quantizable_inputs(source), way.calibration, pad_id)
+    histograms = collect_histograms(source, extremes, way.calibration, pad_id)
     for method in _METHODS:
         ranges = ranges_of(histograms, method)
-        path = output.with_name(f"{source.stem}-{method}.onnx")
+        path = way.output.with_name(f"{source.stem}-{method}.onnx")
         quantize(source, path, ranges)
-        yield _Tried(_attempt(f"{prefix}{method}", path, rehearsal, reference), path, source, ranges)
+        yield _Tried(_attempt(way, f"{prefix}{method}", path), path, source, ranges)
 
 
-def _attempt(how: str, path: Path, rehearsal: Rehearsal, reference: Sequence[FloatArray]) -> Attempt:
+def _attempt(way: _Climb, how: str, path: Path) -> Attempt:
+    rehearsal = way.rehearsal
     task, encoded, golds = rehearsal.task, rehearsal.encoded, rehearsal.golds
     outputs = logits_of(Session(path).run, encoded.windows, rehearsal.pad_id)
-    parity = compare(task, reference, outputs, encoded)
-    scores = [task.score(task.statistics(one, encoded, golds)) for one in (reference, outputs)]
+    parity = compare(task, way.reference, outputs, encoded)
+    scores = [task.score(task.statistics(one, encoded, golds)) for one in (way.reference, outputs)]
     loss = scores[0] - scores[1]
     # a row more than the limit allows is no evidence among so few
     good = parity.agreement >= rehearsal.min_agreement and loss <= rehearsal.max_loss + 1 / len(encoded)
