@@ -114,8 +114,10 @@ def test_answers_under_concurrency_equal_the_answers_alone(task: str, tmp_path: 
         run = held._run
         # float sums of the tiny graph depend on the company in their last bit, unlike those of a certified int8 graph
         held._run = lambda windows: [run([window])[0] for window in windows]
+        asked = [asyncio.create_task(held.engine.answer(inputs, held.parameters)) for inputs in requests]
+        await held.running()
+        await held.queued(len(requests) - 1)
         held.go.set()
-        asked = [held.engine.answer(inputs, held.parameters) for inputs in requests]
         answers = await asyncio.gather(*asked)
         assert max(map(len, held.batches)) > len(golden), "requests shared a micro-batch"
         return answers
