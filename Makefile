@@ -54,11 +54,11 @@ container: export
 	$(BIN)/bentoml containerize $$($(BIN)/python -m serve.bento $(BUNDLE)) -t $(IMAGE)
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile -m "not real"
-	$(BIN)/pytest -m real
+	$(BIN)/pytest -n 2 --dist loadfile -m "not main_job"
+	$(BIN)/pytest -m main_job
 
 test-fast: setup
-	$(BIN)/pytest -n 2 --dist loadfile -m "not real"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not real and not main_job"
 
 check: setup
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 python -m benchmarks.tasks stages squad wnut17 --data path/of/the/data
 python -m benchmarks.tasks reference wnut17 --data path/of/the/data --scripts path/of/the/examples --seeds 3
+python -m benchmarks.tasks reference squad --rows 2000 --test-rows 1000 --data …   # the same part for both
 python -m benchmarks.tasks table        # writes benchmarks/TASKS.md from the committed results
 """
 
@@ -99,20 +100,31 @@ def stages(name: str, data: Path, build: Path, overrides: Sequence[str] = ()) ->
 
 
 def side_by_side(
-    name: str, data: Path, scripts: Path, seeds: Sequence[int], shared: Mapping[str, Any]
+    name: str, data: Path, scripts: Path, seeds: Sequence[int], shared: Mapping[str, Any], rows: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The primary test metric of ours and of the reference script, trained alike, seed by seed."""
+    """The primary test metric of ours and of the reference script, trained alike, seed by seed.
+
+    Args:
+        name: of the recipe.
+        data: holds a folder of that name.
+        scripts: holds the reference scripts.
+        seeds: of the runs.
+        shared: epochs, batch size and learning rate.
+        rows: of `train` and `test` at most, spread evenly over the file.
+    """
     runs = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
-            ours, our_seconds = _ours(name, data, Path(folder), seed, shared)
-            theirs, their_seconds = _theirs(name, data, scripts, Path(folder), seed, shared)
+            part = _thinned(name, data, Path(folder) / "data", rows)
+            ours, our_seconds = _ours(name, part, Path(folder), seed, shared)
+            theirs, their_seconds = _theirs(name, part, scripts, Path(folder), seed, shared)
         runs.append({"seed": seed, "ours": ours, "theirs": theirs, "seconds": [our_seconds, their_seconds]})
         click.echo(json.dumps(runs[-1]), err=True)
     return {
         "name": name,
         "script": REFERENCES[name].script,
         "settings": dict(shared),
+        "rows": dict(rows),
         "runs": runs,
         "machine": machine_facts(),
     }
@@ -129,6 +141,9 @@ def _ours(name: str, data: Path, folder: Path, seed: int, shared: Mapping[str, A
     }
     train = [f"train.{key}={value}" for key, value in (alike | dict(shared)).items()]
     settings = [*_data_overrides(name, data), f"seed={seed}", *train]
+    if load_recipe(ROOT / "recipes" / f"{name}.toml").data.validation is None:
+        # the script trains on all rows
+        settings.append("data.validation_fraction=0.01")
     began = time.perf_counter()
     _paritybit("finetune", f"recipes/{name}.toml", "--output", folder / "checkpoint", *_set(settings))
     seconds = time.perf_counter() - began
@@ -174,6 +189,19 @@ def _theirs(
     seconds = time.perf_counter() - began
     key, scale = reference.metric
     return json.loads((folder / "out" / "all_results.json").read_bytes())[key] / scale, round(seconds, 1)
+
+
+def _thinned(name: str, data: Path, target: Path, rows: Mapping[str, int]) -> Path:
+    """A data folder like the one given, with fewer rows."""
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.toml")
+    (target / name).mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        if file := getattr(recipe.data, split):
+            lines = (data / name / Path(file).name).read_bytes().splitlines(keepends=True)
+            count = min(rows.get(split, len(lines)), len(lines))
+            kept = [lines[number * len(lines) // count] for number in range(count)]
+            (target / name / Path(file).name).write_bytes(b"".join(kept))
+    return target
 
 
 def _as_json(source: Path, target: Path, *, nested: bool) -> Path:
@@ -235,6 +263,7 @@ _MIDDLE = """
 The example scripts of transformers (`run_glue.py`, `run_ner.py`, `run_qa.py`; taken from their repository, not shipped
 here) and `paritybit finetune` with the same base model, rows, epochs, batch size and learning rate, and otherwise the
 scripts' defaults: no warm-up, no weight decay, dropout as in the base model. The primary metric on the test rows.
+Where rows are named, both sides had the same part of the files.
 `python -m benchmarks.tasks reference NAME --data FOLDER --scripts FOLDER`.
 
 | recipe | script | epochs, batch, learning rate | seed | ours | reference | seconds, ours / reference |
@@ -266,7 +295,8 @@ def _stage_cells(run: Mapping[str, Any]) -> list[str]:
 
 def _reference_rows(one: Mapping[str, Any]) -> list[str]:
     settings = one["settings"]
-    how = f"{settings['epochs']}, {settings['batch_size']}, {settings['learning_rate']:g}"
+    part = "".join(f", {count:,} {split} rows" for split, count in one["rows"].items())
+    how = f"{settings['epochs']}, {settings['batch_size']}, {settings['learning_rate']:g}{part}"
     runs = one["runs"]
     rows = [
         f"| {one['name']} | {one['script']} | {how} | {run['seed']} | {run['ours']:.4f} | {run['theirs']:.4f} | "
@@ -306,13 +336,24 @@ def _stages(names: Sequence[str], data: Path, overrides: Sequence[str]) -> None:
 @_DATA
 @click.option("--scripts", type=click.Path(path_type=Path, exists=True), required=True, help="Holds the scripts.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--rows", type=click.IntRange(min=1), help="Training rows at most.")
+@click.option("--test-rows", type=click.IntRange(min=1), help="Test rows at most.")
 @click.option("--epochs", type=click.IntRange(min=1), default=_SHARED["epochs"], show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=_SHARED["batch_size"], show_default=True)
 @click.option("--learning-rate", type=float, default=_SHARED["learning_rate"], show_default=True)
-def _reference(names: Sequence[str], data: Path, scripts: Path, seeds: int, **shared: Any) -> None:
+def _reference(
+    names: Sequence[str],
+    data: Path,
+    scripts: Path,
+    seeds: int,
+    rows: int | None,
+    test_rows: int | None,
+    **shared: Any,
+) -> None:
     """Train each recipe of NAMES and the reference script alike."""
+    most = {split: count for split, count in {"train": rows, "test": test_rows}.items() if count}
     for name in names:
-        result = side_by_side(name, data, scripts.resolve(), range(1, seeds + 1), shared)
+        result = side_by_side(name, data, scripts.resolve(), range(1, seeds + 1), shared, most)
         _keep(f"reference-{name}.json", result)
 
 

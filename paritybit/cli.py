@@ -206,22 +206,38 @@ def check(bundle: Path, data: Path | None, file_format: Any, columns: tuple[str,
     epilog="""
     paritybit bench build/banking77/bundle
     paritybit bench build/banking77/bundle --threads 1 --output build/banking77/bench-1-thread
+    paritybit bench build/banking77/bundle --texts 1000 --seconds 600
     """,
 )
 @click.argument("bundle", type=_PATH)
 @click.option("--checkpoint", type=_PATH, help="The PyTorch baseline.  [default: checkpoint, beside the bundle]")
 @click.option("--output", type=_PATH, help="Where the results go.  [default: bench, beside the bundle]")
 @click.option("--threads", type=click.IntRange(min=1), help="Of every engine.  [default: all processors]")
+@click.option("--texts", type=click.IntRange(min=1), help="Real texts of a round at most.  [default: 256]")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), help="No new round after so many; three at least.  [default: 60]"
+)
 @click.option("--force", is_flag=True, help="Measure again even when nothing changed.")
-def bench(bundle: Path, checkpoint: Path | None, output: Path | None, threads: int | None, force: bool) -> None:
+def bench(
+    bundle: Path,
+    checkpoint: Path | None,
+    output: Path | None,
+    threads: int | None,
+    texts: int | None,
+    seconds: float | None,
+    force: bool,
+) -> None:
     """Time BUNDLE and every exported variant against PyTorch, interleaved in one run."""
+    from benchmarks.report import BenchSettings
     from benchmarks.run import bench as run
 
+    given = {name: value for name, value in {"sample": texts, "budget_s": seconds}.items() if value is not None}
     run(
         bundle,
         checkpoint or bundle.parent / "checkpoint",
         output=output or bundle.parent / "bench",
         threads=threads,
+        settings=BenchSettings.model_validate(given),
         force=force,
         report=click.echo,
     )

@@ -16,6 +16,12 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests go first, so that at the end no worker waits for the other."""
+    long = {item.path for item in items if item.get_closest_marker("real")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model: config.json, model.safetensors, tokenizer.json, tokenizer_config.json."""
@@ -34,16 +40,27 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -
 
 
 @pytest.fixture(scope="session")
-def quick_timing() -> Iterator[None]:
-    """Export times its candidates in one short round: which of two tiny graphs is faster is nobody's concern."""
+def quick_export(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports of tiny models in a third of the time.
+
+    Candidates are timed in one short round, since which of two tiny graphs is faster is nobody's concern; and torch,
+    which takes seconds to trace a model, traces the same weights once.
+    """
+    import export.pipeline
+    from bundle.manifest import SessionSettings
+    from tests.traces import TracedOnce
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.selection._settings_worth_trying", lambda model: [SessionSettings()])
         for name, value in {"_ROUNDS": 1, "_LEAST_ROUNDS": 1, "_WARM_UP_S": 0.01}.items():
             patch.setattr(f"export.selection.{name}", value)
+        once = TracedOnce(export.pipeline.export_graph, tmp_path_factory.mktemp("traced"))
+        patch.setattr(export.pipeline, "export_graph", once)
         yield
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, quick_timing: None) -> Path:
+def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, quick_export: None) -> Path:
     """A bundle that the export stage made of the tiny checkpoint, with all candidates beside it."""
     from export.pipeline import export_bundle
     from finetune.recipe import recipe_of_run

@@ -59,7 +59,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def bundle(name: str, base: Path, quick_timing: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(name: str, base: Path, quick_export: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.pipeline import export_bundle
     from finetune.recipe import load_recipe, recipe_of_run
     from finetune.training import finetune

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def graph(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    from export.graph import export_graph
+def graph(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory, quick_export: None) -> Path:
+    from export import pipeline
 
     path = tmp_path_factory.mktemp("graph") / "fp32.onnx"
-    export_graph(checkpoint.model, path, opset=20)
-    yield path
+    pipeline.export_graph(checkpoint.model, path, 20)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from export.ladder import Rehearsal, climb
 from export.parity import logits_of
 from tasks import Encoded, TaskSpec, TextInput, Window, load_task
 
-pytestmark = pytest.mark.usefixtures("quick_timing")
+pytestmark = pytest.mark.usefixtures("quick_export")
 
 
 def rehearsal(graph: Path, windows: Sequence[Window], **limits: float) -> Rehearsal:

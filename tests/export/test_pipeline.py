@@ -19,7 +19,7 @@ from finetune.recipe import Recipe, recipe_of_run
 from tasks.errors import GateError, ParitybitError
 from tests.toy import LENIENT
 
-pytestmark = pytest.mark.usefixtures("quick_timing")
+pytestmark = pytest.mark.usefixtures("quick_export")
 
 
 @pytest.fixture(scope="module")

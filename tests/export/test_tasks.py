@@ -32,7 +32,7 @@ def checkpoint(task: str, tiny_base: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path, quick_timing: None) -> Path:
+def bundle(checkpoint: Path, quick_export: None) -> Path:
     recipe = recipe_of_run(checkpoint, [*LENIENT, 'export.variants=["fp32", "int8-static"]'])
     return export_bundle(checkpoint, checkpoint.parent / "bundle", recipe=recipe).bundle
 

@@ -282,7 +282,7 @@ def never_stopped(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     return finetune(load_recipe(recipe_file, INTERRUPTED), tmp_path_factory.mktemp("whole") / "checkpoint")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.real)])
 def test_a_signal_in_training_keeps_progress_and_the_old_checkpoint(
     recipe_file: Path,
     run: Callable[..., FinetuneResult],

@@ -178,6 +178,7 @@ def test_check_on_data_passes_with_a_table_and_one_line_of_json(tiny_bundle: Pat
     assert said(done).endswith("limit <= 0.0001: pass")
 
 
+@pytest.mark.real
 def test_check_on_data_fails_with_the_gate_after_its_json(tiny_bundle: Path, tmp_path: Path) -> None:
     other = certified_elsewhere(tiny_bundle, tmp_path / "bundle", 0.0)
     done = paritybit("check", other, "--data", labelled_rows(tmp_path), "--column", "text=question")
