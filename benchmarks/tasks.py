@@ -276,8 +276,8 @@ _MIDDLE = """
 The example scripts of transformers (`run_glue.py`, `run_classification.py`, `run_ner.py`, `run_qa.py`; taken from
 their repository, not shipped here) and `paritybit finetune` with the same base model, rows, epochs, batch size and
 learning rate, and otherwise the scripts' defaults: no warm-up, no weight decay, dropout as in the base model. On the
-test rows. Where rows are named, both sides had the same part of the files. Multi-label: ours with its tuned cuts, theirs
-at 0.5.
+test rows. Where rows are named, both sides had the same part of the files. Multi-label: ours with its tuned cuts,
+theirs at 0.5.
 `python -m benchmarks.tasks reference NAME --data FOLDER --scripts FOLDER`.
 
 | recipe | script | metric | epochs, batch, learning rate | seed | ours | reference | seconds, ours / reference |
