@@ -5,26 +5,21 @@ or a count of problems with details); the mounted application answers one line, 
 """
 
 import asyncio
-import json
-import logging
-import re
+import importlib.metadata
 import signal
-import sys
-import time
-import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.access import GONE, AccessLog, KeyCheck, open_access_log
+from serve.certificate import read_certificate, read_certificate_page
 from serve.engine import DeadlineError, Engine, EngineError, StoppingError
 from serve.http import (
     HuggingFaceRequest,
@@ -37,44 +32,53 @@ from serve.http import (
     read_timeout,
 )
 from serve.hugging_face import HUGGING_FACE_FORMS
+from serve.keys import read_keys
+from serve.open_inference import EXTENSIONS, model_metadata, read_infer_request, write_infer_response
 from serve.openapi import openapi_document
-from serve.queue import OverloadedError, Usage
+from serve.queue import OverloadedError
+from serve.responses import Page, error_response
 from tasks import Answer, Input
 from tasks.errors import InputError
 
 __all__ = ["attach_engine", "build_app"]
 
-_LOG = logging.getLogger("bentoml.paritybit")
-_ACCESS_LOG = logging.getLogger("paritybit.access")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-_GONE = 499
-"""Status of a request whose client did not wait; nobody reads it but the log, in which proxies write it too."""
-
 _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     InputError: (400, "invalid"),
     TooLargeError: (413, "too_large"),
     OverloadedError: (429, "overloaded"),
-    ClientDisconnect: (_GONE, "client_gone"),
+    ClientDisconnect: (GONE, "client_gone"),
     EngineError: (500, "engine"),
     StoppingError: (503, "stopping"),
     DeadlineError: (504, "deadline"),
 }
 """Status and, in the metrics, reason."""
 
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+
 _T = TypeVar("_T")
 
 
 def build_app() -> Starlette:
-    """The application, without an engine yet; `/livez`, `/readyz` and `/metrics` are BentoML's."""
+    """The application, without an engine yet; `/livez`, `/readyz` and `/metrics` are BentoML's.
+
+    A page is one more route, whose endpoint answers `Page.of(html).response()`.
+    """
     return Starlette(
         routes=[
             Route("/predict", _predict, methods=["POST"]),
             Route("/", _hugging_face, methods=["POST"]),
             Route("/", _model, methods=["GET"]),
             Route("/model", _model, methods=["GET"]),
+            Route("/certificate", _certificate, methods=["GET"]),
             Route("/docs.json", _docs, methods=["GET"]),
+            Route("/v2", _server_metadata, methods=["GET"]),
+            Route("/v2/health/live", _live, methods=["GET"]),
+            Route("/v2/health/ready", _ready, methods=["GET"]),
+            Route("/v2/models/{name}", _model_metadata, methods=["GET"]),
+            Route("/v2/models/{name}/ready", _model_ready, methods=["GET"]),
+            Route("/v2/models/{name}/infer", _infer, methods=["POST"]),
         ],
-        middleware=[Middleware(_AccessLog)],
+        middleware=[Middleware(AccessLog), Middleware(KeyCheck)],
         exception_handlers={HTTPException: _http_error, **dict.fromkeys(_REFUSALS, _refused)},
     )
 
@@ -83,59 +87,20 @@ def attach_engine(app: Starlette, engine: Engine) -> None:
     """Gives the application its engine and the documentation that belongs to it; it can answer from now on.
 
     From then on the access log is ours, and SIGTERM stops the taking of requests before the server drains.
+
+    Raises:
+        ParitybitError: if the settings name keys that cannot be read.
     """
+    predictor = engine.predictor
+    model = ModelResponse.of(predictor.manifest, read_certificate(predictor))
+    page = read_certificate_page(predictor)
     app.state.engine = engine
-    app.state.docs = openapi_document(engine.predictor)
-    _open_access_log()
+    app.state.keys = read_keys(engine.settings)
+    app.state.model = model.model_dump(mode="json")
+    app.state.certificate = None if page is None else Page.of(page)
+    app.state.docs = openapi_document(predictor, model, asks_for_keys=bool(app.state.keys))
+    open_access_log()
     _heed_sigterm(engine)
-
-
-class _AccessLog:
-    """Gives each request an id and writes a line of JSON about it, in which none of its text stands."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begin = time.perf_counter()
-        asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
-        usage = scope.setdefault("state", {})["usage"] = Usage()
-        status = None
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
-            _LOG.exception("request %s failed", request_id)
-            if status is None:
-                await _error(500, "an unexpected error; the server's log has it")(scope, receive, send_with_id)
-        finally:
-            seconds = time.perf_counter() - begin
-            _ACCESS_LOG.info(json.dumps(_access(request_id, scope, status or _GONE, seconds, usage)))
-
-
-def _access(request_id: str, scope: Scope, status: int, seconds: float, usage: Usage) -> dict[str, Any]:
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "request_id": request_id,
-        "method": scope["method"],
-        "path": scope["path"],
-        "status": status,
-        "ms": round(seconds * 1000, 3),
-        "tokens": usage.tokens,
-        "wait_ms": round(usage.wait_s * 1000, 3),
-        "engine_ms": round(usage.engine_s * 1000, 3),
-    }
 
 
 async def _predict(request: Request) -> Response:
@@ -158,12 +123,70 @@ async def _hugging_face(request: Request) -> Response:
 
 
 async def _model(request: Request) -> Response:
-    engine: Engine = request.app.state.engine
-    return JSONResponse(ModelResponse.of(engine.predictor.manifest).model_dump(mode="json"))
+    return JSONResponse(request.app.state.model)
+
+
+async def _certificate(request: Request) -> Response:
+    page: Page | None = request.app.state.certificate
+    if page is None:
+        raise HTTPException(404, "the bundle has no certificate.html")
+    return page.response()
 
 
 async def _docs(request: Request) -> Response:
     return JSONResponse(request.app.state.docs)
+
+
+async def _server_metadata(_: Request) -> Response:
+    return JSONResponse({"name": "paritybit", "version": _version(), "extensions": EXTENSIONS})
+
+
+async def _live(_: Request) -> Response:
+    return JSONResponse({"live": True})
+
+
+async def _ready(request: Request) -> Response:
+    engine: Engine = request.app.state.engine
+    return JSONResponse({"ready": not engine.stopping}, status_code=503 if engine.stopping else 200)
+
+
+async def _model_ready(request: Request) -> Response:
+    _named_engine(request)
+    return await _ready(request)
+
+
+async def _model_metadata(request: Request) -> Response:
+    predictor = _named_engine(request).predictor
+    return JSONResponse(model_metadata(predictor.manifest, predictor.task))
+
+
+async def _infer(request: Request) -> Response:
+    engine = _named_engine(request)
+    predictor = engine.predictor
+    body = await _read_body(request, engine)
+    asked = read_infer_request(body, request.headers.get(_HEADER_LENGTH), predictor.task)
+    answers = await _answer(request, engine, asked.inputs, asked.given)
+    content, header_length = write_infer_response(asked, answers, predictor.manifest.name, predictor.task)
+    if header_length is None:
+        return Response(content, media_type="application/json")
+    headers = {_HEADER_LENGTH: str(header_length)}
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _named_engine(request: Request) -> Engine:
+    """The engine, if the path names its model; else it is a 404."""
+    engine: Engine = request.app.state.engine
+    name = engine.predictor.manifest.name
+    if request.path_params["name"] != name:
+        raise HTTPException(404, f"no such model; this server has {name}")
+    return engine
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("paritybit")
+    except importlib.metadata.PackageNotFoundError:
+        return "source"  # in a Bento, too, the source runs without being installed
 
 
 async def _answer(request: Request, engine: Engine, inputs: Sequence[Input], given: dict[str, Any]) -> list[Answer]:
@@ -202,7 +225,10 @@ async def _read_body(request: Request, engine: Engine) -> bytes:
 
     Raises:
         TooLargeError: by the declared length before anything is read, else as soon as too much has come.
+        HTTPException: if it is compressed: small bodies could become huge.
     """
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, "a compressed body is not read; send it without Content-Encoding")
     limit = engine.settings.max_body_bytes
     too_large = TooLargeError(f"the body has more than {limit} bytes, which is the limit (PARITYBIT_MAX_BODY_BYTES)")
     if int(request.headers.get("content-length", 0)) > limit:
@@ -220,26 +246,12 @@ async def _refused(request: Request, error: Exception) -> Response:
     status, reason = _REFUSALS[kind]
     request.app.state.engine.metrics.rejected.labels(reason).inc()
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else None
-    return _error(status, str(error), headers)
+    return error_response(status, str(error), headers)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _error(error.status_code, error.detail, error.headers)
-
-
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    # a caller's own key may hold a line break
-    return JSONResponse({"error": " ".join(message.splitlines())}, status_code=status, headers=headers)
-
-
-def _open_access_log() -> None:
-    """Our lines go to standard output as they are; BentoML's of the same requests, which say less, end."""
-    if not _ACCESS_LOG.handlers:
-        _ACCESS_LOG.addHandler(logging.StreamHandler(sys.stdout))
-        _ACCESS_LOG.setLevel(logging.INFO)
-        _ACCESS_LOG.propagate = False
-    logging.getLogger("bentoml.access").setLevel(logging.WARNING)
+    return error_response(error.status_code, error.detail, error.headers)
 
 
 def _heed_sigterm(engine: Engine) -> None:

@@ -92,6 +92,11 @@ class Engine:
         except TimeoutError:
             raise DeadlineError(f"not answered within {seconds * 1000:.0f} ms, the request's time") from None
 
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop_taking` was called."""
+        return self._stopping
+
     def stop_taking(self) -> None:
         """From now on new requests are refused; those that were taken are answered."""
         self._stopping = True

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from bundle.manifest import Manifest
+from serve.certificate import CertificateSummary
 from serve.settings import ServeSettings
 from tasks import Answer, Input, TextInput
 from tasks.errors import InputError
@@ -80,10 +81,11 @@ class ModelResponse(_Frozen):
     default_variant: str
     checkpoint_digest: str
     verdict: str
+    certificate: CertificateSummary | None = Field(description="What was measured of the variant that is served.")
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "ModelResponse":
-        """What a manifest says to callers."""
+    def of(cls, manifest: Manifest, certificate: CertificateSummary | None) -> "ModelResponse":
+        """What a manifest and a certificate say to callers."""
         return cls(
             name=manifest.name,
             task=manifest.task.task,
@@ -92,6 +94,7 @@ class ModelResponse(_Frozen):
             default_variant=manifest.default_variant,
             checkpoint_digest=manifest.checkpoint_digest,
             verdict=manifest.verdict,
+            certificate=certificate,
         )
 
 
@@ -192,5 +195,5 @@ def explain(problem: ErrorDetails) -> str:
     for step in problem["loc"]:
         place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else step
     if not place:
-        return 'expected a JSON object like {"inputs": "a text"}'
+        return 'expected a JSON object like {"inputs": …}'
     return f"{place}: {_MESSAGES.get(problem['type'], problem['msg'])}"

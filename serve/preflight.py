@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+from serve.keys import read_keys
 from serve.lookup import SOURCE_ROOT
 from serve.settings import read_settings
 from tasks.errors import ParitybitError
@@ -40,7 +41,9 @@ def main() -> int:
     from serve.engine import open_engine
 
     try:
-        open_engine(read_settings())
+        settings = read_settings()
+        read_keys(settings)
+        open_engine(settings)
     except ParitybitError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

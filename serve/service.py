@@ -8,7 +8,7 @@ import sys
 import bentoml
 
 from serve.app import attach_engine, build_app
-from serve.engine import calm_garbage_collector, open_engine
+from serve.engine import Engine, calm_garbage_collector, open_engine
 from serve.lookup import SOURCE_ROOT
 from serve.preflight import preflight
 from serve.requirements import serving_requirements
@@ -51,6 +51,11 @@ class ParitybitService:
         """Opens the engine; BentoML calls it once in a worker, which takes no request before."""
         attach_engine(_APP, open_engine(read_settings()))
         calm_garbage_collector()
+
+    async def __is_ready__(self) -> bool:
+        """What BentoML's `/readyz` asks beside; on False it answers 503."""
+        engine: Engine = _APP.state.engine
+        return not engine.stopping
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod

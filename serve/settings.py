@@ -26,6 +26,9 @@ class ServeSettings(BaseModel):
     max_queue_tokens: int = Field(default=16_384, ge=1, description="Tokens that wait for the engine at most.")
     # BentoML ends every request after 60 s in its own words
     timeout_ms: int = Field(default=30_000, ge=1, le=59_000, description="Time of a request that names none.")
+    api_keys_file: Path | None = Field(default=None, description="Digests of the keys that may ask, one a line.")
+    # an operator may take it for the keys themselves, so no message shows it
+    api_keys: str | None = Field(default=None, repr=False, description="The same, separated by commas.")
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> ServeSettings:

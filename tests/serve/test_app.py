@@ -26,7 +26,7 @@ SECRET = "my grandmother's card is lost"
 class Service:
     """The application with an engine that may be held up, and what it logs."""
 
-    def __init__(self, bundle: Path, **settings: int) -> None:
+    def __init__(self, bundle: Path, **settings: Any) -> None:
         self.app = build_app()
         self.engine = open_engine(ServeSettings(bundle=bundle, threads=1, **settings))
         attach_engine(self.app, self.engine)
@@ -238,7 +238,7 @@ def test_a_request_id_that_could_spoil_a_log_is_replaced(client: TestClient, sen
 
 def test_the_document_names_every_refusal_and_header(client: TestClient) -> None:
     operation = client.get("/docs.json").json()["paths"]["/predict"]["post"]
-    assert operation["responses"].keys() == {"200", "400", "413", "429", "500", "503", "504"}
+    assert operation["responses"].keys() == {"200", "400", "401", "413", "415", "429", "500", "503", "504"}
     assert [header["name"] for header in operation["parameters"]] == ["X-Request-Timeout-Ms", "X-Request-Id"]
 
 

@@ -136,6 +136,7 @@ def test_the_model_is_named(server: Server) -> None:
         "default_variant": "fp32",
         "checkpoint_digest": "c" * 64,
         "verdict": "pass",
+        "certificate": None,
     }
     assert httpx.get(server.url + "/model").json() == expected
     assert httpx.get(server.url + "/").json() == expected

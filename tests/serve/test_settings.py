@@ -20,6 +20,8 @@ def test_every_setting_is_read() -> None:
         "PARITYBIT_MAX_REQUEST_TOKENS": "7",
         "PARITYBIT_MAX_QUEUE_TOKENS": "8",
         "PARITYBIT_TIMEOUT_MS": "9",
+        "PARITYBIT_API_KEYS_FILE": "some/keys",
+        "PARITYBIT_API_KEYS": "a,b",
     }
     assert read_settings(environ) == ServeSettings(
         bundle=Path("some/bundle"),
@@ -30,6 +32,8 @@ def test_every_setting_is_read() -> None:
         max_request_tokens=7,
         max_queue_tokens=8,
         timeout_ms=9,
+        api_keys_file=Path("some/keys"),
+        api_keys="a,b",
     )
     assert len(environ) == len(ServeSettings.model_fields)
 
