@@ -38,6 +38,7 @@ from serve.http import (
 )
 from serve.hugging_face import HUGGING_FACE_FORMS
 from serve.openapi import openapi_document
+from serve.page import page_route
 from serve.queue import OverloadedError, Usage
 from tasks import Answer, Input
 from tasks.errors import InputError
@@ -73,6 +74,7 @@ def build_app() -> Starlette:
             Route("/", _model, methods=["GET"]),
             Route("/model", _model, methods=["GET"]),
             Route("/docs.json", _docs, methods=["GET"]),
+            page_route(),
         ],
         middleware=[Middleware(_AccessLog)],
         exception_handlers={HTTPException: _http_error, **dict.fromkeys(_REFUSALS, _refused)},
