@@ -23,7 +23,7 @@ GONE = 499
 _LOG = logging.getLogger("bentoml.paritybit")
 _ACCESS_LOG = logging.getLogger("paritybit.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-_OPEN = re.compile(r"/v2/(health/(live|ready)|models/[^/]+/ready)", re.ASCII)
+_OPEN = re.compile(r"/ui|/v2/(health/(live|ready)|models/[^/]+/ready)", re.ASCII)
 """Paths that ask for no key, as BentoML's own probes and metrics do not: whoever probes has none."""
 
 
@@ -85,10 +85,10 @@ class KeyCheck:
 
 
 def _may_enter(scope: Scope) -> bool:
-    keys = scope["app"].state.keys
-    if not keys or _OPEN.fullmatch(scope["path"]):
+    if _OPEN.fullmatch(scope["path"]):
         return True
-    return is_known(Headers(scope=scope).get("authorization"), keys)
+    keys = scope["app"].state.keys
+    return not keys or is_known(Headers(scope=scope).get("authorization"), keys)
 
 
 def open_access_log() -> None:

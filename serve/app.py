@@ -35,8 +35,9 @@ from serve.hugging_face import HUGGING_FACE_FORMS
 from serve.keys import read_keys
 from serve.open_inference import EXTENSIONS, model_metadata, read_infer_request, write_infer_response
 from serve.openapi import openapi_document
+from serve.page import html_page, page_route
 from serve.queue import OverloadedError
-from serve.responses import Page, error_response
+from serve.responses import error_response
 from tasks import Answer, Input
 from tasks.errors import InputError
 
@@ -59,10 +60,7 @@ _T = TypeVar("_T")
 
 
 def build_app() -> Starlette:
-    """The application, without an engine yet; `/livez`, `/readyz` and `/metrics` are BentoML's.
-
-    A page is one more route, whose endpoint answers `Page.of(html).response()`.
-    """
+    """The application, without an engine yet; `/livez`, `/readyz` and `/metrics` are BentoML's."""
     return Starlette(
         routes=[
             Route("/predict", _predict, methods=["POST"]),
@@ -77,6 +75,7 @@ def build_app() -> Starlette:
             Route("/v2/models/{name}", _model_metadata, methods=["GET"]),
             Route("/v2/models/{name}/ready", _model_ready, methods=["GET"]),
             Route("/v2/models/{name}/infer", _infer, methods=["POST"]),
+            page_route(),
         ],
         middleware=[Middleware(AccessLog), Middleware(KeyCheck)],
         exception_handlers={HTTPException: _http_error, **dict.fromkeys(_REFUSALS, _refused)},
@@ -93,11 +92,10 @@ def attach_engine(app: Starlette, engine: Engine) -> None:
     """
     predictor = engine.predictor
     model = ModelResponse.of(predictor.manifest, read_certificate(predictor))
-    page = read_certificate_page(predictor)
     app.state.engine = engine
     app.state.keys = read_keys(engine.settings)
     app.state.model = model.model_dump(mode="json")
-    app.state.certificate = None if page is None else Page.of(page)
+    app.state.certificate = read_certificate_page(predictor)
     app.state.docs = openapi_document(predictor, model, asks_for_keys=bool(app.state.keys))
     open_access_log()
     _heed_sigterm(engine)
@@ -127,10 +125,10 @@ async def _model(request: Request) -> Response:
 
 
 async def _certificate(request: Request) -> Response:
-    page: Page | None = request.app.state.certificate
+    page: str | None = request.app.state.certificate
     if page is None:
         raise HTTPException(404, "the bundle has no certificate.html")
-    return page.response()
+    return html_page(page)
 
 
 async def _docs(request: Request) -> Response:

@@ -78,6 +78,7 @@ class ModelResponse(_Frozen):
     task: str
     labels: tuple[str, ...]
     max_length: int
+    options: dict[str, JsonValue] = Field(description="Of the task: thresholds, scale.")
     default_variant: str
     checkpoint_digest: str
     verdict: str
@@ -91,6 +92,7 @@ class ModelResponse(_Frozen):
             task=manifest.task.task,
             labels=manifest.task.labels,
             max_length=manifest.task.max_length,
+            options=manifest.task.options,
             default_variant=manifest.default_variant,
             checkpoint_digest=manifest.checkpoint_digest,
             verdict=manifest.verdict,

@@ -95,6 +95,7 @@ def openapi_document(predictor: Predictor, model: ModelResponse, *, asks_for_key
             "/model": _get("What is served.", _body("ModelResponse", model.model_dump(mode="json"))),
             "/certificate": _get("The certificate, for people.", {"text/html": {}}, {404: "The bundle has none."}),
             **_open_inference_paths(predictor),
+            "/ui": _probe("A page on which a person tries the model."),
             "/livez": _probe("Whether the process lives."),
             "/readyz": _probe("Whether the golden rows were replayed and requests are taken.", 503),
             "/metrics": _probe("Prometheus metrics."),

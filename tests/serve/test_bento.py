@@ -14,7 +14,7 @@ from serve.requirements import PACKAGES, serving_requirements
 from tasks.errors import BundleError
 from tests.serve.conftest import ROOT, environment, serving
 
-BENTO_FILES = ("serve/service.py", "bundle/predictor.py", "tasks/single_label.py")
+BENTO_FILES = ("serve/service.py", "serve/page.html", "bundle/predictor.py", "tasks/single_label.py")
 
 
 def run(home: Path, cwd: Path, *command: str) -> subprocess.CompletedProcess[str]:

@@ -133,6 +133,7 @@ def test_the_model_is_named(server: Server) -> None:
         "task": "single_label",
         "labels": list(LABELS),
         "max_length": 48,
+        "options": {},
         "default_variant": "fp32",
         "checkpoint_digest": "c" * 64,
         "verdict": "pass",
