@@ -9,6 +9,8 @@ NAME    := $(shell sed -n 's/^name *= *"\(.*\)".*/\1/p' $(RECIPE))
 BUILD   := build/$(NAME)
 BUNDLE  := $(BUILD)/bundle
 IMAGE   ?= paritybit-$(NAME)
+# one more than two processors: many tests wait for a server or a process that they have started
+SIDE_BY_SIDE := -n 3 --dist loadfile
 
 .PHONY: setup demo finetune export bench serve bento container test test-fast check clean
 
@@ -54,11 +56,11 @@ container: export
 	$(BIN)/bentoml containerize $$($(BIN)/python -m serve.bento $(BUNDLE)) -t $(IMAGE)
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile -m "not main_job"
-	$(BIN)/pytest -m main_job
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not main_job"
+	$(BIN)/pytest tests/test_main_job.py
 
 test-fast: setup
-	$(BIN)/pytest -n 2 --dist loadfile -m "not real and not main_job"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not real and not main_job"
 
 check: setup
 	$(BIN)/ruff check .
