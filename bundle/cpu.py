@@ -1,9 +1,10 @@
 """What this machine gives a process: processors by affinity and cgroup quota, and instruction sets."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
-__all__ = ["available_cpus", "instruction_set"]
+__all__ = ["available_cpus", "instruction_set", "sums_int8_exactly"]
 
 _RELEVANT = (
     "avx2",
@@ -19,6 +20,9 @@ _RELEVANT = (
     "bf16",
 )
 """Flags that choose another ONNX Runtime kernel, so other speed and, for int8, other rounding."""
+
+_EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+"""Flags of instructions that add products of bytes in 32 bits; AVX2 and AVX-512 alone add two of them in 16."""
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
@@ -43,6 +47,11 @@ def instruction_set(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
         return ()
     flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
     return tuple(flag for flag in _RELEVANT if flag in flags)
+
+
+def sums_int8_exactly(flags: Collection[str]) -> bool:
+    """Whether products of uint8 by int8 of full range have the right sums on a processor with these flags."""
+    return not _EXACT_INT8.isdisjoint(flags)
 
 
 def _groups(cgroup: Path, own: Path) -> list[Path]:

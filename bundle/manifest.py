@@ -59,11 +59,17 @@ class SessionSettings(_Frozen):
 
 
 class Variant(_Frozen):
-    """One certified graph of the same checkpoint."""
+    """One certified graph of the same checkpoint.
+
+    Attributes:
+        needs_exact_int8: whether its int8 weights use the full range, so that its sums are the certified ones only on a
+            processor of `bundle.cpu.sums_int8_exactly`.
+    """
 
     file: str
     verdict: Literal["pass", "fail"]
     session: SessionSettings = SessionSettings()
+    needs_exact_int8: bool = False
 
 
 VARIANTS_FILE = "variants.json"

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from bundle.batching import TOKEN_BUDGET, plan_batches
-from bundle.cpu import instruction_set
+from bundle.cpu import instruction_set, sums_int8_exactly
 from bundle.golden import read_golden
 from bundle.manifest import GOLDEN_FILE, Manifest, read_manifest, verify_files
 from bundle.session import Session
@@ -35,6 +35,7 @@ class GoldenReport:
         max_delta: largest |Δoutput| over all rows.
         tolerance: what `max_delta` may be.
         same_machine: whether this processor has the instruction sets of the certifying one.
+        same_sums: whether the graph's integer sums are the certified ones here.
     """
 
     rows: int
@@ -42,6 +43,7 @@ class GoldenReport:
     max_delta: float
     tolerance: float
     same_machine: bool
+    same_sums: bool = True
 
     @property
     def passed(self) -> bool:
@@ -161,6 +163,7 @@ class Predictor:
             max_delta=max(float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True)),
             tolerance=self.manifest.golden_tolerance,
             same_machine=instruction_set() == self.manifest.instruction_set,
+            same_sums=not self.manifest.variant.needs_exact_int8 or sums_int8_exactly(instruction_set()),
         )
 
 

@@ -254,6 +254,9 @@ def _entropy(histogram: Histogram) -> ActivationRange:
     its edges, the bins within are merged to as many as there are quantized levels, and the two distributions are
     compared. Published for magnitudes and 128 levels; here a window of both signs and the 256 levels of uint8, which
     for a symmetric tensor is the same search.
+
+    It counts how many values are cut off, not how far, and so cuts off the few large ones that norms of encoders give
+    and the model lives by (benchmarks/LOG.md).
     """
     windows = [(start, stop) for start, stop in _windows(histogram) if stop - start >= 256]
     divergences = [_divergence(histogram.counts, start, stop) for start, stop in windows]

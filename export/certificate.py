@@ -1,11 +1,24 @@
 """The certificate: what was checked, on what, with what result."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from export.gates import Gate, Interval, failed
+from export.quantization import ANYWHERE_EXACT
 
-__all__ = ["Attempt", "CalibrationError", "Certificate", "Change", "ChangedRow", "Evidence", "Points", "VariantReport"]
+__all__ = [
+    "Attempt",
+    "CalibrationError",
+    "Certificate",
+    "Change",
+    "ChangedRow",
+    "Evidence",
+    "ParetoRow",
+    "Points",
+    "VariantReport",
+    "pareto_table",
+]
 
 SCHEMA_VERSION = 1
 
@@ -73,6 +86,7 @@ class VariantReport:
         changed_rows: test rows whose answer is not PyTorch's.
         changes: the most frequent of their changes, most frequent first.
         calibration_error: None where the task's answers carry no probability.
+        largest_weight: magnitude of an int8 weight; 0 where none is int8.
     """
 
     name: str
@@ -94,11 +108,17 @@ class VariantReport:
     changes: tuple[Change, ...] = ()
     calibration_error: CalibrationError | None = None
     points: Points = Points()
+    largest_weight: int = 0
 
     @property
     def passed(self) -> bool:
         """Whether every gate passed."""
         return not failed(self.gates)
+
+    @property
+    def needs_exact_int8(self) -> bool:
+        """Whether its integer sums are right only on some processors: `bundle.cpu.sums_int8_exactly`."""
+        return self.largest_weight > ANYWHERE_EXACT
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the verdict and without the points."""
@@ -142,8 +162,60 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class ParetoRow:
+    """A variant among the others.
+
+    Attributes:
+        relative_time: time relative to the fastest candidate's.
+        size: of its file, in bytes.
+        metric: the primary one.
+        agreement: share of test rows answered as PyTorch does.
+        passed: whether every gate passed.
+        on_front: whether it passed and no other that passed is as good at everything and better at something.
+    """
+
+    name: str
+    relative_time: float
+    size: int
+    metric: float
+    agreement: float
+    passed: bool
+    on_front: bool
+
+
+def pareto_table(variants: Sequence[VariantReport]) -> list[ParetoRow]:
+    """Time, size, metric and agreement of every variant, fastest first."""
+
+    def cost(one: VariantReport) -> tuple[float, ...]:
+        return one.relative_time, one.size, -one.metric.value, -one.agreement
+
+    def beaten(one: VariantReport) -> bool:
+        rivals = [cost(other) for other in variants if other.passed]
+        return any(
+            rival != cost(one) and all(a <= b for a, b in zip(rival, cost(one), strict=True)) for rival in rivals
+        )
+
+    return [
+        ParetoRow(
+            name=one.name,
+            relative_time=one.relative_time,
+            size=one.size,
+            metric=one.metric.value,
+            agreement=one.agreement,
+            passed=one.passed,
+            on_front=one.passed and not beaten(one),
+        )
+        for one in sorted(variants, key=lambda one: one.relative_time)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
-    """The whole of it."""
+    """The whole of it.
+
+    Attributes:
+        obstacle_to_fusion: why no attention is fused, for people; None where all are.
+    """
 
     name: str
     created: str
@@ -163,9 +235,11 @@ class Certificate:
     versions: dict[str, str]
     limits: dict[str, Any] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
+    obstacle_to_fusion: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the verdict is `pass`, for what does not pass is not published."""
         plain = asdict(replace(self, variants=()))
         plain["variants"] = [variant.to_json() for variant in self.variants]
+        plain["pareto"] = [asdict(row) for row in pareto_table(self.variants)]
         return {"schema_version": SCHEMA_VERSION, "verdict": "pass", **plain}

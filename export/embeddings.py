@@ -3,6 +3,9 @@
 A table of 30,522 rows is half of a six-layer model's file and nearly none of its time: each token reads one row. Half a
 step of a row's own scale is at most 1/254 of its largest value.
 
+For the same reason they win no time (benchmarks/LOG.md): where the objective is size, each int8 variant has a twin with
+int8 tables and the smaller of those that pass is published; for any other objective a recipe has to ask for them.
+
     ids ─┬─ Gather(int8 table) ─ Cast ─┐
          └─ Gather(scales) ────────────┴─ Mul ─ float
 """

@@ -14,6 +14,7 @@ from bundle.session import Session
 from export.certificate import CalibrationError, Change, ChangedRow, Points, VariantReport
 from export.gates import Gate, at_least, at_most, bootstrap_interval
 from export.parity import Batch, Engine, Parity, batch_deltas, compare, edge_cases, logits_of, torch_engine
+from export.quantization import largest_weight
 from finetune.checkpoint import Checkpoint
 from finetune.recipe import ExportSection
 from tasks import Encoded, Task, Window
@@ -117,8 +118,8 @@ def judge(
     """Runs a variant over everything that the reference saw.
 
     The fp32 graph is judged by its numbers: the same answers, and logits within `max_logit_delta` on test rows and edge
-    cases. An int8 graph is judged by what it decides: agreement and the loss of the task's metric. Both must answer a
-    text alike in any company.
+    cases. An int8 or fp16 graph is judged by what it decides: agreement and the loss of the task's metric. All must
+    answer a text alike in any company.
     """
     engine = Session(model, settings).run
     task = reference.task
@@ -156,6 +157,7 @@ def judge(
         changes=tuple(_changes(reference, outputs, changed.tolist())),
         calibration_error=_calibration_errors(reference, outputs),
         points=Points(_logit_points(reference, outputs), _delta_points(reference, parity)),
+        largest_weight=largest_weight(model),
     )
 
 

@@ -4,19 +4,25 @@ All that differs on a rung is tried on validation rows, never on test rows, whos
 less for it:
 
 1. every way to choose activation ranges from the same histograms; all of these graphs take the same time;
-2. the same on a smoothed graph (SmoothQuant), which takes one more elementwise operator a norm;
-3. the products that lose most, measured one by one, stay in float: 1, 2, 4 … of them.
+2. weights of full range, where this processor sums their products right; no slower, but certified for fewer processors;
+3. a smoothed graph (SmoothQuant), which takes one more elementwise operator a norm: first how much is to move into the
+   weights, then every way to choose ranges for the best of them;
+4. the products that lose most, measured one by one, stay in float: 1, 2, 4 … of them.
+
+Each rung starts from what came nearest before it.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bundle.cpu import instruction_set, sums_int8_exactly
 from bundle.session import Session
 from export.calibration import Ranges, calibrate, collect_histograms, ranges_of
 from export.certificate import Attempt
 from export.parity import compare, logits_of
-from export.quantization import quantizable_inputs, quantize
+from export.quantization import ANYWHERE_EXACT, FULL_RANGE, quantizable_inputs, quantize
 from export.sensitivity import measure_sensitivity
 from export.smoothing import channel_maxima, smooth
 from tasks import Encoded, Task, Window
@@ -24,7 +30,8 @@ from tasks.base import FloatArray, Gold
 
 __all__ = ["Attempt", "Rehearsal", "climb"]
 
-_METHODS = ("min-max", "percentile-99.99", "percentile-99.999", "entropy", "mse")
+_METHODS = ("min-max", "percentile-99.99", "percentile-99.999", "mse", "entropy")
+_ALPHAS = (0.5, 0.4, 0.6, 0.75)
 _SENSITIVITY_WINDOWS = 32
 
 
@@ -46,6 +53,7 @@ class _Tried:
     path: Path
     source: Path
     ranges: Ranges
+    weight_limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ def climb(
     reference = logits_of(Session(fp32).run, rehearsal.encoded.windows, rehearsal.pad_id)
     way = _Climb(fp32, output, calibration, rehearsal, reference)
     tried: list[_Tried] = []
-    for rung in (_ranges, _smoothed, _mixed):
+    for rung in (_ranges, _full_range, _smoothed, _mixed):
         for one in rung(way, tried):
             report(_line(one.attempt))
             tried.append(one)
@@ -87,6 +95,8 @@ def climb(
         if _best(tried).attempt.good_enough:
             break
     _best(tried).path.replace(output)
+    for source in {one.source for one in tried} - {fp32}:
+        source.unlink(missing_ok=True)
     return [replace(one.attempt, chosen=one is _best(tried)) for one in tried]
 
 
@@ -95,13 +105,35 @@ def _best(tried: Sequence[_Tried]) -> _Tried:
 
 
 def _ranges(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
-    yield from _every_method(way, way.fp32, "")
+    extremes = calibrate(way.fp32, quantizable_inputs(way.fp32), way.calibration, way.rehearsal.pad_id)
+    yield _quantized(way, "min-max", way.fp32, extremes, ANYWHERE_EXACT)
+    yield from _other_methods(way, "", way.fp32, extremes, ANYWHERE_EXACT)
+
+
+def _full_range(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
+    if sums_int8_exactly(instruction_set()):
+        best = _best(tried)
+        yield _quantized(way, f"{_weights(FULL_RANGE)}{best.attempt.how}", way.fp32, best.ranges, FULL_RANGE)
 
 
 def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
-    path = way.output.with_name(f"{way.output.stem}-smoothed-fp32.onnx")
-    if smooth(way.fp32, path, channel_maxima(way.fp32, way.calibration, way.rehearsal.pad_id)):
-        yield from _every_method(way, path, "smoothed, ")
+    """Min-max tells the alphas apart, for a pass over the rows each; only the best is worth histograms."""
+    pad_id, limit = way.rehearsal.pad_id, _best(tried).weight_limit
+    maxima = channel_maxima(way.fp32, way.calibration, pad_id)
+    if not maxima:
+        return
+    found: list[_Tried] = []
+    for alpha in _ALPHAS:
+        path = way.output.with_name(f"{way.output.stem}-smoothed-{alpha}-fp32.onnx")
+        smooth(way.fp32, path, maxima, alpha)
+        extremes = calibrate(path, quantizable_inputs(path), way.calibration, pad_id)
+        found.append(_quantized(way, f"{_weights(limit)}smoothed {alpha}, min-max", path, extremes, limit))
+        yield found[-1]
+        for other in found:
+            if other is not _best(found):
+                other.source.unlink(missing_ok=True)
+    best = _best(found)
+    yield from _other_methods(way, best.attempt.how.removesuffix("min-max"), best.source, best.ranges, limit)
 
 
 def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
@@ -111,25 +143,32 @@ def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
     worst = list(measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id))
     count = 1
     while count < len(worst):
-        path = way.output.with_name(f"{way.output.stem}-{count}-float.onnx")
-        quantize(best.source, path, best.ranges, keep_float=worst[:count])
         how = f"{best.attempt.how}, {count} of {len(worst)} products in float"
-        one = _Tried(_attempt(way, how, path), path, best.source, best.ranges)
+        one = _quantized(way, how, best.source, best.ranges, best.weight_limit, worst[:count])
         yield one
         if one.attempt.good_enough:
             return
         count *= 2
 
 
-def _every_method(way: _Climb, source: Path, prefix: str) -> Iterator[_Tried]:
-    pad_id = way.rehearsal.pad_id
-    extremes = calibrate(source, quantizable_inputs(source), way.calibration, pad_id)
-    histograms = collect_histograms(source, extremes, way.calibration, pad_id)
-    for method in _METHODS:
-        ranges = ranges_of(histograms, method)
-        path = way.output.with_name(f"{source.stem}-{method}.onnx")
-        quantize(source, path, ranges)
-        yield _Tried(_attempt(way, f"{prefix}{method}", path), path, source, ranges)
+def _other_methods(way: _Climb, prefix: str, source: Path, extremes: Ranges, limit: int) -> Iterator[_Tried]:
+    """All ways to choose ranges but min-max, which has the extremes themselves."""
+    histograms = collect_histograms(source, extremes, way.calibration, way.rehearsal.pad_id)
+    for method in _METHODS[1:]:
+        yield _quantized(way, f"{prefix}{method}", source, ranges_of(histograms, method), limit)
+
+
+def _quantized(
+    way: _Climb, how: str, source: Path, ranges: Ranges, limit: int, keep_float: Sequence[str] = ()
+) -> _Tried:
+    name = "-".join(re.findall(r"[a-z0-9.]+", how))
+    path = way.output.with_name(f"{way.output.stem}-{name}.onnx")
+    quantize(source, path, ranges, keep_float=keep_float, weight_limit=limit)
+    return _Tried(_attempt(way, how, path), path, source, ranges, limit)
+
+
+def _weights(limit: int) -> str:
+    return "" if limit == ANYWHERE_EXACT else f"weights ±{limit}, "
 
 
 def _attempt(way: _Climb, how: str, path: Path) -> Attempt:

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from export import plots
-from export.certificate import Certificate, VariantReport
+from export.certificate import Certificate, VariantReport, pareto_table
 from export.gates import Gate
 
 __all__ = ["certificate_page"]
@@ -42,7 +42,7 @@ def certificate_page(certificate: Certificate) -> str:
         ("Test rows", f"{evidence.test_rows:,} and {evidence.edge_case_rows:,} generated ones"),
         ("Calibration", f"{evidence.calibration_rows} training rows, SHA-256 {evidence.calibration_digest}"),
         ("Data", evidence.data_fingerprint),
-        ("Attention", f"{certificate.fused_attentions} fused of {certificate.layers or 'unknown'} layers"),
+        ("Attention", _attention(certificate)),
         ("Machine", ", ".join(f"{key}: {_plain(value)}" for key, value in certificate.machine.items())),
         ("Versions", ", ".join(f"{name} {version}" for name, version in certificate.versions.items())),
     ]
@@ -64,6 +64,11 @@ def certificate_page(certificate: Certificate) -> str:
 """
 
 
+def _attention(certificate: Certificate) -> str:
+    fused = f"{certificate.fused_attentions} fused of {certificate.layers or 'unknown'} layers"
+    return f"{fused}: {certificate.obstacle_to_fusion}" if certificate.obstacle_to_fusion else fused
+
+
 def _choice(certificate: Certificate) -> str:
     points = [
         plots.ParetoPoint(
@@ -82,6 +87,18 @@ def _choice(certificate: Certificate) -> str:
         "Faster is to the left, better is up; ● passed every gate, × did not. Bars are 95 % bootstrap intervals, the "
         "dashed line is PyTorch.",
     )
+    table = [
+        [
+            escape(row.name),
+            f"{row.relative_time:.2f}",
+            f"{row.size / 1e6:.1f}",
+            f"{row.metric:.4f}",
+            f"{row.agreement:.4f}",
+            _verdict(row.passed),
+            "yes" if row.on_front else "no",
+        ]
+        for row in pareto_table(certificate.variants)
+    ]
     attempts = [
         [
             escape(one.how) + (" (chosen)" if one.chosen else ""),
@@ -93,7 +110,9 @@ def _choice(certificate: Certificate) -> str:
         for one in certificate.attempts
     ]
     return (
-        f'<h2>Time against {escape(metric)}</h2><div class="figures">{figure}</div><h3>Median milliseconds</h3>'
+        f'<h2>Time against {escape(metric)}</h2><div class="figures">{figure}</div>'
+        + _table(["variant", "relative time", "MB", escape(metric), "same answers", "gates", "unbeaten"], table)
+        + "<h3>Median milliseconds</h3>"
         + _table(["graph and settings", *map(escape, workloads)], speeds)
         + "<h3>Ways to int8, on validation rows</h3>"
         + _table(["way", "same answers", f"{escape(metric)} lost", "mean |Δlogit|", "good enough"], attempts)
@@ -138,6 +157,9 @@ def _numbers(variant: VariantReport, certificate: Certificate) -> Iterator[tuple
     yield from ((f"|Δlogit| {name}", f"{value:.3g}") for name, value in variant.delta_quantiles.items())
     yield "size", f"{variant.size / 1e6:.1f} MB"
     yield "SHA-256", variant.sha256
+    if variant.largest_weight:
+        where = "processors with VNNI or the like only" if variant.needs_exact_int8 else "every processor"
+        yield "largest int8 weight", f"{variant.largest_weight}: the same integer sums on {where}"
     yield "time relative to the fastest candidate", f"{variant.relative_time:.2f}"
     yield "fusions switched off", ", ".join(variant.disabled_optimizers) or "none"
 

@@ -1,7 +1,7 @@
 """The export stage: checkpoint in, certified bundle out."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from export.embeddings import quantize_embeddings
 from export.first_token import write_narrowed
 from export.gates import bootstrap_interval, failed
 from export.graph import GraphInfo, export_graph
+from export.half_precision import write_fp16
 from export.judge import Reference, judge, make_reference
 from export.ladder import Attempt, Rehearsal, climb
 from export.publication import (
@@ -40,6 +41,9 @@ from tasks.errors import GateError
 __all__ = ["ExportResult", "export_bundle"]
 
 Report = Callable[[str], None]
+
+_INT8_TABLES = "-embeddings"
+"""Ends the name of a variant's twin with int8 embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ def _export(
         checkpoint, recipe, reference, graph, evidence, reports, attempts, (published, reason), speeds
     )
     by_name = {candidate.name: candidate for candidate in candidates}
-    publish_variants(variants_directory(output), candidates, reports)
+    publish_variants(variants_directory(output), candidates, certificate)
     publish_bundle(output, checkpoint, recipe, reference, certificate, by_name[published.name], digest)
     return certificate
 
@@ -164,10 +168,22 @@ def _make_variants(
         graphs["int8-static"] = work / "int8-static.onnx"
         attempts = climb(narrowed, graphs["int8-static"], calibration, rehearsal, report)
     if settings.int8_embeddings:
-        for name, path in graphs.items():
-            if name != "fp32":
-                quantize_embeddings(path, path)
+        for name in _int8(graphs):
+            quantize_embeddings(graphs[name], graphs[name])
+    elif settings.objective == "size":
+        for name in _int8(graphs):
+            path = work / f"{name}{_INT8_TABLES}.onnx"
+            if quantize_embeddings(graphs[name], path):
+                graphs[path.stem] = path
+    if "fp16" in settings.variants:
+        graphs["fp16"] = work / "fp16.onnx"
+        # not the narrowed graph: products of one row round otherwise than those of many
+        write_fp16(graphs["fp32"], graphs["fp16"])
     return graphs, attempts
+
+
+def _int8(graphs: Mapping[str, Path]) -> list[str]:
+    return [name for name in graphs if name.startswith("int8")]
 
 
 def _judge_all(
@@ -189,16 +205,19 @@ def _judge_all(
 
 
 def _choose(reports: Sequence[VariantReport], settings: ExportSection) -> tuple[VariantReport, str]:
-    candidates = [one for one in reports if one.name in settings.variants]
+    candidates = [one for one in reports if one.name.removesuffix(_INT8_TABLES) in settings.variants]
     passing = [one for one in candidates if one.passed]
     if not passing:
         raise GateError(_refusal(candidates))
     if settings.objective == "size":
         passing.sort(key=lambda one: one.size)
+        best, behind = "smallest", [f"has {one.size / passing[0].size:.2f} of its bytes" for one in passing]
+    else:
+        best = "fastest"
+        behind = [f"takes {one.relative_time / passing[0].relative_time:.2f} of its time" for one in passing]
     others = [f"{one.name} failed {'; '.join(map(str, failed(one.gates)))}" for one in candidates if not one.passed] + [
-        f"{one.name} takes {one.relative_time / passing[0].relative_time:.2f} of its time" for one in passing[1:]
+        f"{one.name} {how}" for one, how in zip(passing[1:], behind[1:], strict=True)
     ]
-    best = "smallest" if settings.objective == "size" else "fastest"
     return passing[0], "; ".join([f"the {best} that passes every gate", *others])
 
 
@@ -246,6 +265,7 @@ def _certificate(
         machine={"threads": available_cpus(), "instruction_set": list(instruction_set())},
         versions=tool_versions(),
         limits=recipe.export.model_dump(mode="json"),
+        obstacle_to_fusion=graph.obstacle,
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from bundle.cpu import instruction_set
 from bundle.golden import GoldenRow, write_golden
@@ -28,9 +27,10 @@ from bundle.manifest import (
 from bundle.session import Session
 from export.calibration import choose_rows
 from export.card import write_card
-from export.certificate import Certificate, VariantReport
+from export.certificate import Certificate
 from export.judge import Reference
 from export.page import certificate_page
+from export.pareto import draw_pareto
 from export.parity import logits_of
 from export.selection import Candidate
 from finetune.checkpoint import Checkpoint
@@ -70,21 +70,14 @@ def workplace(output: Path) -> Iterator[Path]:
         yield work
 
 
-def publish_variants(target: Path, candidates: Sequence[Candidate], reports: Sequence[VariantReport]) -> None:
-    """Writes every candidate's graph, and `variants.json` last."""
-    verdicts: dict[str, Literal["pass", "fail"]] = {one.name: "pass" if one.passed else "fail" for one in reports}
+def publish_variants(target: Path, candidates: Sequence[Candidate], certificate: Certificate) -> None:
+    """Writes every candidate's graph, a picture of them where it can be drawn, and `variants.json` last."""
     with publish_directory(target, VARIANTS_FILE) as draft:
         for one in candidates:
             shutil.copyfile(one.model, draft / one.model.name)
-        (draft / VARIANTS_FILE).write_bytes(
-            VARIANTS.dump_json(
-                {
-                    one.name: Variant(file=one.model.name, verdict=verdicts[one.name], session=one.settings)
-                    for one in candidates
-                },
-                indent=2,
-            )
-        )
+        draw_pareto(certificate, draft / "pareto.png")
+        entries = {one.name: _variant(one, one.model.name, certificate) for one in candidates}
+        (draft / VARIANTS_FILE).write_bytes(VARIANTS.dump_json(entries, indent=2))
 
 
 def publish_bundle(
@@ -116,7 +109,7 @@ def publish_bundle(
             outputs=session.outputs,
             files={path.name: _file_info(path) for path in sorted(draft.iterdir())},
             default_variant=chosen.name,
-            variants={chosen.name: Variant(file=MODEL_FILE, verdict="pass", session=chosen.settings)},
+            variants={chosen.name: _variant(chosen, MODEL_FILE, certificate)},
             golden_tolerance=recipe.export.max_logit_delta,
             checkpoint_digest=checkpoint.digest,
             inputs_digest=digest,
@@ -174,6 +167,16 @@ def _has_its_candidates(output: Path) -> bool:
     except (OSError, ValueError, KeyError):  # missing, damaged, or of an older version
         return False
     return found == expected
+
+
+def _variant(candidate: Candidate, file: str, certificate: Certificate) -> Variant:
+    report = next(one for one in certificate.variants if one.name == candidate.name)
+    return Variant(
+        file=file,
+        verdict="pass" if report.passed else "fail",
+        session=candidate.settings,
+        needs_exact_int8=report.needs_exact_int8,
+    )
 
 
 def _golden_rows(session: Session, reference: Reference, count: int) -> list[GoldenRow]:

@@ -11,6 +11,7 @@ other rows of the batch: the scale is the same for all.
 Weights use ±64 of int8's ±127. Processors without VNNI multiply with VPMADDUBSW, which adds two products in 16 bits
 and saturates: 255 · 127 · 2 = 64,770 becomes 32,767, while 255 · 64 · 2 = 32,640 is exact. So the integer sums are the
 same on every processor, for a bit of weight precision that no parity gate has missed so far (benchmarks/LOG.md).
+With VNNI ±127 is exact too, and what it makes says so: `largest_weight`.
 """
 
 from collections.abc import Collection
@@ -25,7 +26,18 @@ from onnx import helper, numpy_helper
 from export.calibration import Ranges
 from export.pruning import drop_unread
 
-__all__ = ["Linear", "find_linears", "quantizable_inputs", "quantize"]
+__all__ = [
+    "ANYWHERE_EXACT",
+    "FULL_RANGE",
+    "Linear",
+    "find_linears",
+    "largest_weight",
+    "quantizable_inputs",
+    "quantize",
+]
+
+ANYWHERE_EXACT, FULL_RANGE = 64, 127
+"""Largest magnitude of an int8 weight whose sums are right on every processor, and of all that int8 holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +69,7 @@ def quantize(
     ranges: Ranges | None = None,
     *,
     keep_float: Collection[str] = (),
-    weight_limit: int = 64,
+    weight_limit: int = ANYWHERE_EXACT,
     per_channel: bool = True,
 ) -> int:
     """Writes an int8 variant of an fp32 graph.
@@ -67,7 +79,8 @@ def quantize(
         output: where to write.
         ranges: calibrated ranges of `quantizable_inputs`, for static activations; dynamic when None.
         keep_float: products that stay fp32, by the name of their output (`Linear.output`) or of their MatMul node.
-        weight_limit: largest magnitude of an int8 weight; above 64 the sums are right on processors with VNNI only.
+        weight_limit: largest magnitude of an int8 weight; above `ANYWHERE_EXACT` the sums are right on processors with
+            VNNI only.
         per_channel: a scale for each output channel of the weights, rather than one for all.
 
     Returns:
@@ -95,6 +108,14 @@ def quantize(
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(proto, output)
     return len(linears)
+
+
+def largest_weight(model: Path) -> int:
+    """Largest magnitude of an int8 weight of the graph's products; 0 where none is int8."""
+    graph = onnx.load(model).graph
+    weights = {node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"}
+    values = [numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in weights]
+    return max((max(-int(one.min()), int(one.max())) for one in values), default=0)
 
 
 class _Writer:

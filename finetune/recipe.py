@@ -70,8 +70,10 @@ class TrainSection(Frozen):
 class ExportSection(Frozen):
     """`[export]`: what is built from the checkpoint and the gates it must pass."""
 
-    variants: tuple[Literal["fp32", "int8-dynamic", "int8-static"], ...] = Field(
-        default=("fp32", "int8-dynamic", "int8-static"), min_length=1
+    variants: tuple[Literal["fp32", "int8-dynamic", "int8-static", "fp16"], ...] = Field(
+        default=("fp32", "int8-dynamic", "int8-static"),
+        min_length=1,
+        description="What may be published; fp16 is for ONNX Runtime on CUDA, slow on processors.",
     )
     objective: Literal["balanced", "latency", "throughput", "size"] = Field(
         default="balanced",
@@ -79,7 +81,8 @@ class ExportSection(Frozen):
     )
     calibration_rows: int = Field(default=256, ge=1, description="Training rows that set the static int8 scales.")
     int8_embeddings: bool = Field(
-        default=False, description="Also the word embeddings of int8 variants: half the file, a little less exact."
+        default=False,
+        description="Also the word embeddings of int8 variants; where the objective is size, they are tried anyway.",
     )
     rehearsal_rows: int = Field(
         default=200, ge=1, description="Validation rows that ways to quantize are tried on before one is judged."

@@ -90,7 +90,9 @@ def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], forc
 @click.option("--output", type=_PATH, help="The bundle directory.  [default: bundle, beside the checkpoint]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
 @click.option(
-    "--only", type=click.Choice(["fp32", "int8-dynamic", "int8-static"]), help="Publish this variant or none."
+    "--only",
+    type=click.Choice(["fp32", "int8-dynamic", "int8-static", "fp16"]),
+    help="Publish this variant or none; fp16 is for CUDA.",
 )
 @click.option("--budget", type=click.FloatRange(0, 100), help="Points of the task's metric that int8 may lose.")
 @click.option(
@@ -182,6 +184,8 @@ def check(bundle: Path, data: Path | None, file_format: Any, columns: tuple[str,
     if not golden.same_machine:
         certified = " ".join(predictor.manifest.instruction_set)
         _say(f"warning: certified on another instruction set ({certified or 'unknown'}): only answers are compared")
+    if not golden.same_sums:
+        _say("warning: its int8 weights use the full range, whose sums this processor cuts off: export it again here")
     summary = (
         f"{golden.rows} golden rows, {golden.changed_answers} changed answers, max |Δlogit| {golden.max_delta:.3g}"
     )

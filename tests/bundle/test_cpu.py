@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle.cpu import available_cpus, instruction_set
+from bundle.cpu import available_cpus, instruction_set, sums_int8_exactly
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +54,18 @@ def test_instruction_set_keeps_what_chooses_kernels(tmp_path: Path) -> None:
     write(tmp_path / "cpuinfo", "processor : 0\nflags\t\t: fpu sse avx2 fma avx512f avx512_vnni\nflags : none\n")
     assert instruction_set(tmp_path / "cpuinfo") == ("avx2", "fma", "avx512f", "avx512_vnni")
     assert instruction_set(tmp_path / "absent") == ()
+
+
+@pytest.mark.parametrize(
+    ("flags", "exact"),
+    [
+        (("avx2", "fma"), False),
+        (("avx2", "fma", "avx512f"), False),
+        (("avx2", "fma", "avx_vnni"), True),
+        (("avx2", "fma", "avx512f", "avx512_vnni"), True),
+        (("asimddp",), True),
+        ((), False),
+    ],
+)
+def test_only_instructions_for_bytes_sum_full_range_exactly(flags: tuple[str, ...], exact: bool) -> None:
+    assert sums_int8_exactly(flags) is exact

@@ -197,6 +197,21 @@ def test_other_outputs_fail_on_the_same_machine_and_answers_count_elsewhere(
     assert not Predictor.load(directory).replay_golden().passed
 
 
+@pytest.mark.parametrize(
+    ("needs", "flags", "same"),
+    [(True, ("avx2",), False), (True, ("avx512_vnni",), True), (False, ("avx2",), True)],
+)
+def test_sums_of_full_range_weights_are_the_certified_ones_only_where_they_are_exact(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: bool, flags: tuple[str, ...], same: bool
+) -> None:
+    directory = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    manifest = read_manifest(directory)
+    variant = manifest.variant.model_copy(update={"needs_exact_int8": needs})
+    seal(directory, manifest.model_copy(update={"variants": {manifest.default_variant: variant}}))
+    monkeypatch.setattr(bundle.predictor, "instruction_set", lambda: flags)
+    assert Predictor.load(directory).replay_golden().same_sums is same
+
+
 def test_damaged_bundle_is_not_loaded(tiny_bundle: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     (directory / "model.onnx").write_bytes(b"not a model")

@@ -1,6 +1,7 @@
 """The evidence in the certificate: what changed, how well confidence is calibrated, and the page that shows it."""
 
 import json
+import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,10 +17,11 @@ from onnx import numpy_helper
 from bundle import Predictor
 from bundle.manifest import SessionSettings
 from export import plots
-from export.certificate import Certificate, Change, ChangedRow, Evidence, VariantReport
+from export.certificate import Certificate, Change, ChangedRow, Evidence, VariantReport, pareto_table
 from export.gates import Interval
 from export.judge import Reference, calibration_error, judge
 from export.page import certificate_page
+from export.pareto import draw_pareto
 from finetune.recipe import ExportSection
 from tasks import Encoded, TextInput
 from tasks.gold_answers import GoldAnswers
@@ -345,3 +347,90 @@ def test_axes_end_at_round_numbers_around_all_values(values: list[float]) -> Non
     assert f"{axis.step:e}"[0] in "125"
     assert axis.ticks[0] == pytest.approx(axis.low)
     assert axis.ticks[-1] == pytest.approx(axis.high)
+
+
+def variants_of(report: VariantReport) -> list[VariantReport]:
+    """Time, size and metric; only the first fails its gates."""
+
+    def variant(name: str, time: float, size: int, metric: float) -> VariantReport:
+        interval = Interval(metric, metric - 0.01, metric + 0.01)
+        return replace(report, name=name, gates=(), relative_time=time, size=size, metric=interval, agreement=0.99)
+
+    failing = replace(variant("failing", 0.5, 1, 0.99), gates=report.gates)
+    assert not failing.passed
+    return [
+        variant("exact", 3.0, 9_000_000, 0.92),
+        variant("beaten", 1.5, 5_000_000, 0.89),
+        variant("fast", 1.0, 5_000_000, 0.90),
+        variant("small", 1.1, 2_000_000, 0.90),
+        failing,
+    ]
+
+
+def test_pareto_table_holds_what_nothing_that_passed_beats_at_everything(report: VariantReport) -> None:
+    table = pareto_table(variants_of(report))
+    assert [row.name for row in table] == ["failing", "fast", "small", "beaten", "exact"], "fastest first"
+    assert [row.name for row in table if row.on_front] == ["fast", "small", "exact"]
+    twins = [replace(one, name=name) for one in variants_of(report)[2:3] for name in ("one", "other")]
+    assert all(row.on_front for row in pareto_table(twins)), "equals do not beat each other"
+
+
+def test_pareto_table_is_in_the_json_and_on_the_page(report: VariantReport) -> None:
+    certificate = certificate_of(*variants_of(report))
+    rows = {row["name"]: row for row in certificate.to_json()["pareto"]}
+    assert rows["small"] == {
+        "name": "small",
+        "relative_time": 1.1,
+        "size": 2_000_000,
+        "metric": 0.90,
+        "agreement": 0.99,
+        "passed": True,
+        "on_front": True,
+    }
+    assert "small1.102.00.90000.9900passyes" in Page(certificate_page(certificate)).text
+    assert "beaten1.505.00.89000.9900passno" in Page(certificate_page(certificate)).text
+
+
+def test_pareto_picture_is_a_png_with_a_mark_of_each_variant(report: VariantReport, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    assert draw_pareto(certificate_of(*variants_of(report)), tmp_path / "all.png")
+    assert draw_pareto(certificate_of(variants_of(report)[0]), tmp_path / "one.png")
+    colourful = [int((np.ptp(imread(path)[..., :3], axis=2) > 0.3).sum()) for path in sorted(tmp_path.iterdir())]
+    assert colourful[0] > 3 * colourful[1] > 0
+
+
+def test_without_matplotlib_there_is_no_picture_and_no_error(
+    report: VariantReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not draw_pareto(certificate_of(report), tmp_path / "pareto.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_certificate_says_why_attention_is_not_fused(report: VariantReport) -> None:
+    reason = "DebertaV2 does not use transformers' attention interface"
+    certificate = certificate_of(report, fused_attentions=0, obstacle_to_fusion=reason)
+    assert certificate.to_json()["obstacle_to_fusion"] == reason
+    assert f"0 fused of 2 layers: {reason}" in Page(certificate_page(certificate)).text
+    fused = certificate_of(report)
+    assert fused.to_json()["obstacle_to_fusion"] is None
+    assert "2 fused of 2 layers<" in certificate_page(fused)
+
+
+@pytest.mark.parametrize(
+    ("largest", "said"),
+    [
+        (0, None),
+        (64, "64: the same integer sums on every processor"),
+        (127, "127: the same integer sums on processors"),
+    ],
+)
+def test_certificate_says_where_integer_sums_are_the_same(
+    report: VariantReport, largest: int, said: str | None
+) -> None:
+    one = replace(report, largest_weight=largest)
+    text = Page(certificate_page(certificate_of(one))).text
+    assert (said in text) if said else ("integer sums" not in text)
+    assert one.needs_exact_int8 == (largest == 127)
+    assert one.to_json()["largest_weight"] == largest

@@ -23,6 +23,7 @@ from export.attention import fused_attention, obstacle_to_fusion
 from export.calibration import calibrate
 from export.first_token import write_narrowed
 from export.graph import GraphInfo, export_graph
+from export.half_precision import write_fp16
 from export.parity import Batch, torch_engine
 from export.quantization import quantizable_inputs, quantize
 from finetune.base_model import quiet_transformers
@@ -193,6 +194,17 @@ def test_int8_variants_answer_about_the_same(exported: Exported, tmp_path: Path)
         assert np.isfinite(outputs).all()
         errors = np.abs(outputs - np.concatenate(expected))
         assert errors.mean() < 0.25 * np.concatenate(expected).std(), "calibrated on three rows of a random model"
+
+
+@pytest.mark.real
+def test_fp16_answers_nearly_the_same(exported: Exported, tmp_path: Path) -> None:
+    write_fp16(exported.graph, tmp_path / "fp16.onnx")
+    batches = list(random_batches(exported.model, (1, 1), (8, 19)))
+    # far positions are where fp16 angles and distances would be wrong
+    batches.append(list(random_batches(exported.model, (1, 500)))[-1])
+    expected = outputs_of(torch_engine(exported.model), batches)
+    errors = worst(outputs_of(Session(tmp_path / "fp16.onnx").run, batches), expected)
+    assert errors < 0.02 * np.concatenate(expected).std()
 
 
 @pytest.mark.parametrize("family", FUSED, ids=str)

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import export.ladder
 from bundle.session import Session
 from export.ladder import Rehearsal, climb
 from export.parity import logits_of
+from export.quantization import largest_weight
 from tasks import Encoded, TaskSpec, TextInput, Window, load_task
 
 pytestmark = pytest.mark.usefixtures("quick_export")
@@ -20,6 +23,18 @@ def rehearsal(graph: Path, windows: Sequence[Window], **limits: float) -> Rehear
     encoded = Encoded([TextInput("x")] * len(windows), windows)
     labels = [task.spec.labels[int(one.argmax())] for one in logits_of(Session(graph).run, windows, 0)]
     return Rehearsal(task, encoded, labels, 0, **{"min_agreement": 0.0, "max_loss": 1.0} | limits)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Path]:
+    """The graphs that a function of the ladder is called for."""
+    function, calls = getattr(export.ladder, name), []
+
+    def counting(model: Path, *others: Any) -> Any:
+        calls.append(model)
+        return function(model, *others)
+
+    monkeypatch.setattr(export.ladder, name, counting)
+    return calls
 
 
 def test_first_rung_is_enough_where_it_is_good_enough(graph: Path, windows: list[Window], tmp_path: Path) -> None:
@@ -34,16 +49,47 @@ def test_first_rung_is_enough_where_it_is_good_enough(graph: Path, windows: list
     assert float(deltas.mean()) == pytest.approx(chosen.mean_delta, rel=1e-4)
 
 
-def test_every_rung_is_tried_where_nothing_is_good_enough(graph: Path, windows: list[Window], tmp_path: Path) -> None:
+def test_every_rung_is_tried_where_nothing_is_good_enough(
+    graph: Path, windows: list[Window], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.ladder, "instruction_set", lambda: ("avx2", "fma"))
+    passes = {name: counted(monkeypatch, name) for name in ("channel_maxima", "calibrate", "collect_histograms")}
     lines: list[str] = []
     impossible = rehearsal(graph, windows, min_agreement=1.1)
     attempts = climb(graph, tmp_path / "int8.onnx", windows, impossible, lines.append)
     ways = [one.how for one in attempts]
     assert ways[:2] == ["min-max", "percentile-99.99"]
-    assert "smoothed, mse" in ways
+    by_alpha = [one for one in attempts if one.how.startswith("smoothed") and one.how.endswith(", min-max")]
+    assert len(by_alpha) == len({one.how for one in by_alpha}) == 4
+    best = min(by_alpha, key=lambda one: one.mean_delta).how.removesuffix("min-max")
+    others = [way for way in ways if way.startswith("smoothed") and "products" not in way and "min-max" not in way]
+    assert others == [f"{best}{way}" for way in ways[1:5]], "only the best alpha is worth histograms"
+    assert {name: len(one) for name, one in passes.items()} == {
+        "channel_maxima": 1,
+        "calibrate": 1 + len(by_alpha),
+        "collect_histograms": 2,
+    }
+    assert not any("weights" in way for way in ways)
     assert any("1 of 12 products in float" in way for way in ways)
     assert any("8 of 12 products in float" in way for way in ways)
     chosen = next(one for one in attempts if one.chosen)
     assert "products in float" in chosen.how, "the fewer products are int8, the nearer it comes"
     assert chosen.mean_delta < attempts[0].mean_delta
     assert all("not good enough" in line for line in lines)
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"], "what was tried is gone"
+    assert largest_weight(tmp_path / "int8.onnx") == 64
+
+
+def test_full_range_weights_are_tried_after_the_ranges_where_the_processor_sums_them_right(
+    graph: Path, windows: list[Window], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.ladder, "instruction_set", lambda: ("avx2", "avx512_vnni"))
+    monkeypatch.setattr(export.ladder, "_smoothed", lambda way, tried: iter(()))
+    monkeypatch.setattr(export.ladder, "_mixed", lambda way, tried: iter(()))
+    impossible = rehearsal(graph, windows, min_agreement=1.1)
+    *ranges, full = climb(graph, tmp_path / "int8.onnx", windows, impossible, lambda _: None)
+    best = min(ranges, key=lambda one: one.mean_delta)
+    assert full.how == f"weights ±127, {best.how}"
+    assert len(ranges) == 5
+    assert full.chosen == (full.mean_delta < best.mean_delta)
+    assert largest_weight(tmp_path / "int8.onnx") == (127 if full.chosen else 64)

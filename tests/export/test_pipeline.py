@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def test_candidates_are_kept_for_the_benchmarks(exported: ExportResult) -> None:
     entries = json.loads((variants / "variants.json").read_text())
     assert set(entries) == {"fp32", "int8-dynamic", "int8-static"}
     assert all((variants / entry["file"]).is_file() for entry in entries.values())
+    assert (variants / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert not any(entry["needs_exact_int8"] for entry in entries.values())
 
 
 def test_second_export_of_the_same_reuses_and_a_changed_limit_does_not(
@@ -182,16 +185,49 @@ def test_int8_embeddings_make_the_bundle_smaller_where_asked_for(
 ) -> None:
     monkeypatch.setattr(export.pipeline, "quantize_embeddings", partial(quantize_embeddings, min_rows=10))
     recipe = quick(tiny_checkpoint, "export.int8_embeddings=true", 'export.variants=["int8-static"]')
-    smaller = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe).bundle
+    result = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe)
+    assert {one["name"] for one in result.certificate["variants"]} == {"fp32", "int8-static"}
+    smaller = result.bundle
     plain = exported.bundle.parent / "variants" / "int8-static.onnx"
     assert (smaller / "model.onnx").stat().st_size < plain.stat().st_size
     assert Predictor.load(smaller).replay_golden().passed
 
 
 @pytest.mark.real
-def test_smallest_that_passes_is_published_where_size_is_the_objective(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    recipe = quick(tiny_checkpoint, "export.objective=size")
-    certificate = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe).certificate
-    passing = [one for one in certificate["variants"] if one["verdict"] == "pass"]
-    assert certificate["published"] == min(passing, key=lambda one: one["size"])["name"]
-    assert certificate["reason"].startswith("the smallest that passes every gate")
+def test_smallest_that_passes_is_published_where_size_is_the_objective(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.pipeline, "quantize_embeddings", partial(quantize_embeddings, min_rows=10))
+    recipe = quick(tiny_checkpoint, "export.objective=size", 'export.variants=["fp32", "int8-static"]')
+    result = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe)
+    sizes = {one["name"]: one["size"] for one in result.certificate["variants"] if one["verdict"] == "pass"}
+    assert sizes.keys() == {"fp32", "int8-static", "int8-static-embeddings"}
+    assert min(sizes, key=lambda name: sizes[name]) == result.certificate["published"] == "int8-static-embeddings"
+    ratio = sizes["int8-static"] / sizes["int8-static-embeddings"]
+    assert result.certificate["reason"].startswith("the smallest that passes every gate")
+    assert f"int8-static has {ratio:.2f} of its bytes" in result.certificate["reason"]
+    assert Predictor.load(result.bundle).replay_golden().passed
+
+
+@pytest.mark.real
+def test_fp16_is_published_where_it_alone_is_asked_for(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = quick(tiny_checkpoint, 'export.variants=["fp16"]')
+    result = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe)
+    assert read_manifest(result.bundle).default_variant == result.certificate["published"] == "fp16"
+    sizes = {one["name"]: one["size"] for one in result.certificate["variants"]}
+    assert sizes["fp16"] < 0.8 * sizes["fp32"]
+    assert Predictor.load(result.bundle).replay_golden().passed
+
+
+@pytest.mark.real
+def test_what_keeps_attention_from_being_fused_reaches_the_certificate(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = export.pipeline.export_graph
+    monkeypatch.setattr(
+        export.pipeline, "export_graph", lambda *given: replace(made(*given), obstacle="the operator is on strike")
+    )
+    recipe = quick(tiny_checkpoint, 'export.variants=["fp32"]')
+    result = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe)
+    assert result.certificate["obstacle_to_fusion"] == "the operator is on strike"
+    assert "the operator is on strike" in (result.bundle / "certificate.html").read_text()

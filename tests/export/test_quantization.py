@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bundle.session import Session
 from export.calibration import ActivationRange, calibrate
 from export.parity import batch_deltas, logits_of
-from export.quantization import find_linears, quantizable_inputs, quantize
+from export.quantization import FULL_RANGE, find_linears, largest_weight, quantizable_inputs, quantize
 from finetune.checkpoint import Checkpoint
 from tasks import Window
 
@@ -169,3 +169,12 @@ def test_a_graph_whose_products_are_all_kept_is_the_float_graph(
         logits_of(Session(path).run, windows, checkpoint.pad_token_id) for path in (graph, tmp_path / "float.onnx")
     )
     assert np.abs(np.stack(before) - np.stack(after)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("limit", [64, FULL_RANGE])
+def test_a_graph_tells_how_large_its_int8_weights_are(tmp_path: Path, limit: int) -> None:
+    weights = np.random.default_rng(0).normal(size=(48, 24)).astype(np.float32)
+    fp32, int8 = linear_graph(tmp_path / "fp32.onnx", weights, None), tmp_path / "int8.onnx"
+    assert largest_weight(fp32) == 0
+    quantize(fp32, int8, weight_limit=limit)
+    assert largest_weight(int8) == limit

@@ -145,6 +145,25 @@ def test_check_says_when_golden_rows_differ(tiny_bundle: Path, tmp_path: Path) -
     assert "golden rows are not reproduced: 6 golden rows, 0 changed answers, max |Δlogit| 0.5" in said(done)
 
 
+@pytest.mark.parametrize("flag", ["avx2", "avx512_vnni"])
+def test_check_warns_where_the_processor_cuts_off_sums_of_full_range_weights(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    from bundle import read_manifest
+    from paritybit.cli import cli
+    from tests.bundles import seal
+
+    other = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    manifest = read_manifest(other)
+    variant = manifest.variant.model_copy(update={"needs_exact_int8": True})
+    seal(other, manifest.model_copy(update={"variants": {manifest.default_variant: variant}}))
+    monkeypatch.setattr("bundle.predictor.instruction_set", lambda: (flag,))
+    result = CliRunner().invoke(cli, ["check", str(other)], catch_exceptions=False)
+    assert result.exit_code == 0
+    warned = "warning: its int8 weights use the full range" in result.output
+    assert warned == (flag == "avx2")
+
+
 def labelled_rows(folder: Path) -> Path:
     from tests.bundles import GOLDEN_TEXTS, LABELS
     from tests.toy import write_jsonl
