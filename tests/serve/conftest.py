@@ -36,6 +36,14 @@ class Server:
             return httpx.post(self.url + path, content=content, timeout=20)
         return httpx.post(self.url + path, json=content, timeout=20)
 
+    def logged(self, expected: str, seconds: float = 20) -> str:
+        """The whole log once it holds a text: the line of a request is written after its answer is sent."""
+        deadline = time.monotonic() + seconds
+        while expected not in (log := self.log.read_text()):
+            assert time.monotonic() < deadline, f"{expected} is not in the log:\n{log}"
+            time.sleep(0.02)
+        return log
+
 
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment without anybody's paritybit or telemetry settings, plus the given ones."""

@@ -593,7 +593,7 @@ def test_the_readmes_lines_ask_a_real_server_and_its_end_is_noticed(
         assert client.model().labels == LABELS
         with pytest.raises(RefusedError, match=r"^inputs\[9\]: the text is empty") as caught:
             client.predict([*TEXTS, "a", "b", ""])
-        assert f'"request_id": "{caught.value.request_id}"' in server.log.read_text()
+        server.logged(f'"request_id": "{caught.value.request_id}"')
     assert not client.ready()
     with pytest.raises(UnavailableError, match=r"^the connection failed: "):
         client.predict("my card", timeout_s=3)

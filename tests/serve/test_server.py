@@ -194,7 +194,7 @@ def test_the_log_has_a_line_of_json_for_each_request_and_none_of_its_text(server
         headers = {"X-Request-Id": f"log-{number}"}
         response = httpx.post(server.url + "/predict", content=body, headers=headers, timeout=20)
         assert (response.status_code, response.headers["x-request-id"]) == (status, f"log-{number}")
-    log = server.log.read_text()
+    log = server.logged(f'"request_id": "log-{len(asked) - 1}"')
     lines = [json.loads(line) for line in log.splitlines() if '"request_id": "log-' in line]
     assert [(line["request_id"], line["status"]) for line in lines] == [
         (f"log-{number}", status) for number, (_, status) in enumerate(asked)
