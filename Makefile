@@ -10,7 +10,7 @@ BUILD   := build/$(NAME)
 BUNDLE  := $(BUILD)/bundle
 IMAGE   ?= paritybit-$(NAME)
 # one more than two processors: many tests wait for a server or a process that they have started
-SIDE_BY_SIDE := -n 3 --dist loadfile
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo finetune export bench serve bento container test test-fast check clean
 

@@ -228,9 +228,9 @@ class _Trainer(Trainer):
 class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
     """Batches of rows of similar length, in random order; drawn from seed and epoch alone.
 
-    Trainer's own sampler goes from long rows to short ones again and again. What it learns last is then short rows,
-    which hold few entities: a third of the entities it would find are lost (benchmarks/LOG.md). It also draws from the
-    global generator, so that an epoch resumed in its middle has another order: some rows come twice and some never.
+    Trainer's own sampler goes from long rows to short ones again and again, which costs entity recognition much of an
+    epoch (benchmarks/LOG.md, "long rows first"). It also draws from the global generator, so that an epoch resumed in
+    its middle has another order: some rows come twice and some never.
     """
 
     def __init__(self, trainer: Trainer, lengths: list[int]) -> None:

@@ -23,7 +23,7 @@ from tasks.errors import DataError, InputError, ParitybitError
 from tasks.inputs import Input, TextInput, WordsInput
 from tasks.reading import sorted_labels
 from tasks.tags import OUTSIDE, Scheme, closest, parse_tag, prefixes, tag_labels
-from tasks.units import Pieces, merged, snapped, units_of, word_offsets
+from tasks.units import Pieces, Units, merged, snapped, units_of, word_offsets
 from tasks.windows import overlapping
 
 __all__ = ["Entity", "TokenClassification", "TokenClassificationOptions", "TokenClassificationParameters"]
@@ -147,14 +147,18 @@ class TokenClassification:
     def targets(self, encoded: Encoded, golds: Golds) -> list[IntArray]:
         """The tag of each token, int64, shape `[tokens]`; -100 for a token that is not judged.
 
-        A token has the same tag in all of its windows, so a word whose first piece stands in another window is not
-        judged by its other pieces.
+        Of words that the caller gave, the first pieces are judged, as in Devlin et al. 2019, 5.3. A token has the same
+        tag in all of its windows, so a word whose first piece stands in another window is not judged by its other
+        pieces.
         """
         targets: list[IntArray] = []
         for one, span, gold in zip(encoded.inputs, encoded.spans(), golds, strict=True):
             windows = encoded.windows[span]
             ids = np.full(1 + max(int(window.aligned.positions[-1]) for window in windows), IGNORED)
             units = units_of(windows, self.texts(one)[0], self._options.pieces)
+            if self._options.pieces == "first":
+                # what stands inside a word (`#obama`, `bit.ly/ann`) would teach that names are none
+                units = self._as_given(units, one)
             ids[units.tokens] = self._tag_ids(overlapped(units, gold), gold)
             targets += [ids[window.aligned.positions] for window in windows]
         return targets
@@ -244,6 +248,10 @@ class TokenClassification:
             ids[own] = [closest(self._ids, prefix, entity.label) for prefix in prefixes(len(own))]
         return ids
 
+    def _as_given(self, units: Units, one: Input) -> Units:
+        """The caller's words instead of the pre-tokenizer's, where the caller gave words."""
+        return snapped(units, word_offsets(one.words, self._options.joiner)) if isinstance(one, WordsInput) else units
+
     def _predict(self, outputs: Sequence[FloatArray], encoded: Encoded) -> list[tuple[Entity, ...]]:
         return [tuple(each.entity for each in found) for found in self._find(outputs, encoded)]
 
@@ -255,9 +263,7 @@ class TokenClassification:
 
     def _find_in(self, outputs: Sequence[FloatArray], windows: Sequence[Window], one: Input) -> list[Found]:
         text = self.texts(one)[0]
-        units = units_of(windows, text, self._options.pieces)
-        if isinstance(one, WordsInput):
-            units = snapped(units, word_offsets(one.words, self._options.joiner))
+        units = self._as_given(units_of(windows, text, self._options.pieces), one)
         return find_entities(merged(outputs, windows)[units.tokens], self._tags, units, text)
 
 

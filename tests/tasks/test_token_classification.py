@@ -422,6 +422,18 @@ def test_a_word_is_learnt_only_where_its_first_piece_stands() -> None:
     assert batch.tolist() == [[-100, 0, 3, -100, -100, -100], [-100, -100, 4, -100, -100, -100]]
 
 
+@pytest.mark.parametrize(("pieces", "expected"), [("first", [0, 3]), ("all", [0, 0, 0, 3, 4, 4, 4])])
+def test_a_word_of_the_caller_is_learnt_by_its_first_piece(pieces: str, expected: list[int]) -> None:
+    one = task(pieces=pieces)
+    words = one.encode(tokenizer("uncased", 64), [WordsInput(("O'Ann", "nnnn"))])
+    (targets,) = one.targets(words, [(Entity(6, 10, "place"),)])
+    assert targets[targets >= 0].tolist() == expected
+    # which words a text holds is the pre-tokenizer's word
+    text = one.encode(tokenizer("uncased", 64), [TextInput("O'Ann nnnn")])
+    (targets,) = one.targets(text, [(Entity(6, 10, "place"),)])
+    assert targets[targets >= 0].tolist()[:3] == [0, 0, 0]
+
+
 def test_a_unit_belongs_to_the_entity_that_it_shares_most_with() -> None:
     encoded = task().encode(tokenizer("uncased", 64), [TextInput("nnnn Ann")])
     golds = [
