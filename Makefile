@@ -12,6 +12,10 @@ IMAGE   ?= paritybit-$(NAME)
 # one more than two processors: many tests wait for a server or a process that they have started
 SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
+# pip is told not to compile all files of all packages; so that each is compiled once, and not by every process that
+# imports it, bytecode is kept
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo finetune export bench serve bento container test test-fast check clean
 
 demo: setup

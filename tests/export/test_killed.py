@@ -94,6 +94,8 @@ except ParitybitError as error:
 QUICK = """
 import sys
 import export.selection
+from bundle.manifest import SessionSettings
+export.selection._settings_worth_trying = lambda model: [SessionSettings()]
 export.selection._ROUNDS = export.selection._LEAST_ROUNDS = 1
 export.selection._WARM_UP_S = 0.01
 """
