@@ -53,7 +53,7 @@ class Engine:
         self.predictor = predictor
         self.settings = settings
         self.metrics = Metrics(predictor.manifest.task)
-        self._queue = WindowQueue(settings.max_queue_tokens)
+        self._queue = WindowQueue(settings.max_queue_tokens, settings.max_queue_ms / 1000)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._text_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="text")
         self._encoding = 0

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
 
-from bundle.batching import plan_batches
+from bundle.batching import TOKEN_BUDGET, plan_batches
 from tasks import Window
 from tasks.base import FloatArray
 from tasks.errors import ParitybitError
@@ -16,6 +16,8 @@ __all__ = ["Job", "OverloadedError", "Place", "Usage", "WindowQueue"]
 
 _SPEED_MEMORY = 0.9
 """Weight of what was measured before in the running mean of the engine's speed: it follows within some ten batches."""
+
+_TELLING_TOKENS = TOKEN_BUDGET // 4
 
 
 class OverloadedError(ParitybitError):
@@ -90,11 +92,12 @@ class Place:
 
 
 class WindowQueue:
-    """Windows in order of arrival, bounded in tokens. One thread takes, any thread puts."""
+    """Windows in order of arrival, bounded in tokens and in time. One thread takes, any thread puts."""
 
-    def __init__(self, max_tokens: int) -> None:
-        """Empty; `max_tokens` may wait."""
+    def __init__(self, max_tokens: int, max_seconds: float = math.inf) -> None:
+        """Empty; `max_tokens` may wait, and nothing joins behind what takes the engine longer than `max_seconds`."""
         self._max_tokens = max_tokens
+        self._max_seconds = max_seconds
         self._lock = Lock()
         self._waiting: list[Place] = []
         self._tokens = 0
@@ -109,7 +112,7 @@ class WindowQueue:
         """Lets a job wait for its turn. One that is larger than the bound is taken when nothing else waits.
 
         Raises:
-            OverloadedError: if its tokens pass the bound.
+            OverloadedError: if its tokens pass the bound, or what waits takes longer than it may.
         """
         with self._lock:
             self._make_room(job.usage.tokens)
@@ -133,7 +136,9 @@ class WindowQueue:
             return taken
 
     def note_speed(self, tokens: int, seconds: float) -> None:
-        """Remembers how fast the engine is, for `retry_after_s`."""
+        """Remembers how fast the engine is when it has much to do; small batches are slow a token and say nothing."""
+        if tokens < _TELLING_TOKENS:
+            return
         speed = tokens / max(seconds, 1e-6)
         with self._lock:
             known = self._tokens_per_s or speed
@@ -143,15 +148,24 @@ class WindowQueue:
         if self._has_room(tokens):
             return
         self._drop_abandoned()
-        if not self._has_room(tokens):
-            seconds = self._tokens / self._tokens_per_s if self._tokens_per_s else 1.0
-            raise OverloadedError(
-                f"overloaded: {self._tokens} tokens wait, at most {self._max_tokens} may (PARITYBIT_MAX_QUEUE_TOKENS)",
-                max(1, math.ceil(seconds)),
-            )
+        if self._has_room(tokens):
+            return
+        if self._seconds > self._max_seconds:
+            what = f"{self._seconds * 1000:.0f} ms of work wait, at most {self._max_seconds * 1000:.0f} may"
+            variable = "PARITYBIT_MAX_QUEUE_MS"
+        else:
+            what = f"{self._tokens} tokens wait, at most {self._max_tokens} may"
+            variable = "PARITYBIT_MAX_QUEUE_TOKENS"
+        raise OverloadedError(f"overloaded: {what} ({variable})", max(1, math.ceil(self._seconds)))
+
+    @property
+    def _seconds(self) -> float:
+        """That the engine needs for what waits; 0 until it has run a batch that tells."""
+        return self._tokens / self._tokens_per_s if self._tokens_per_s else 0.0
 
     def _has_room(self, tokens: int) -> bool:
-        return not self._waiting or self._tokens + tokens <= self._max_tokens
+        fits = self._tokens + tokens <= self._max_tokens and self._seconds <= self._max_seconds
+        return not self._waiting or fits
 
     def _drop_abandoned(self) -> None:
         self._keep([place for place in self._waiting if not place.job.done.done()])

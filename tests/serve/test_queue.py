@@ -67,6 +67,25 @@ def test_a_job_gets_its_outputs_in_its_own_order() -> None:
     assert [output.tolist() for output in one.done.result(0)] == [[100], [10], [99]]
 
 
+def test_nothing_joins_behind_more_work_than_may_wait() -> None:
+    queue = WindowQueue(10**6, max_seconds=0.1)
+    queue.put(job(1000))
+    queue.put(job(1000))
+    assert len(queue.take()) > 0, "how fast the engine is is not known before its first batch"
+    queue.note_speed(16, 1.0)
+    queue.check()
+    queue.note_speed(10_000, 1.0)
+    queue.put(job(5))
+    for refused in (lambda: queue.put(job(1)), queue.check):
+        with pytest.raises(
+            OverloadedError, match=r"^overloaded: 1\d\d ms of work wait, at most 100 may \(PARITYBIT_MAX_QUEUE_MS\)$"
+        ) as caught:
+            refused()
+        assert caught.value.retry_after_s == 1
+    queue.take()
+    queue.put(job(1))
+
+
 def test_past_the_bound_nothing_is_put_and_what_waits_stays() -> None:
     queue = filled([job(60), job(40)], max_tokens=100)
     with pytest.raises(OverloadedError, match=r"^overloaded: 100 tokens wait, at most 100 may \(PARITYBIT_MAX_QUEUE"):
@@ -90,12 +109,12 @@ def test_retry_after_is_the_time_that_what_waits_will_take() -> None:
     with pytest.raises(OverloadedError) as unknown:
         queue.check()
     assert unknown.value.retry_after_s == 1
-    queue.note_speed(tokens=100, seconds=0.25)
+    queue.note_speed(tokens=1000, seconds=2.5)
     with pytest.raises(OverloadedError) as known:
         queue.check()
     assert known.value.retry_after_s == 3  # 1,000 tokens at 400 a second
     for _ in range(100):
-        queue.note_speed(tokens=100, seconds=1.0)
+        queue.note_speed(tokens=1000, seconds=10.0)
     with pytest.raises(OverloadedError) as slower:
         queue.check()
     assert slower.value.retry_after_s == 10
