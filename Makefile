@@ -16,7 +16,7 @@ SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 # imports it, bytecode is kept
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo finetune export bench serve bento container test test-fast check clean
+.PHONY: setup demo finetune export bench serve bento container test test-fast test-thorough check clean
 
 demo: setup
 	@echo "== 1/5 finetune: labelled text and a base model in, a checkpoint out"
@@ -60,11 +60,15 @@ container: export
 	$(BIN)/bentoml containerize $$($(BIN)/python -m serve.bento $(BUNDLE)) -t $(IMAGE)
 
 test: setup
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not main_job"
-	$(BIN)/pytest tests/test_main_job.py
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not thorough and not main_job"
+	$(BIN)/pytest tests/test_main_job.py -m "not interop"
 
 test-fast: setup
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not real and not main_job"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not real and not thorough and not main_job"
+
+test-thorough: setup
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m thorough
+	$(BIN)/pytest tests/test_main_job.py -m interop
 
 check: setup
 	$(BIN)/ruff check .

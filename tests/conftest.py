@@ -18,7 +18,7 @@ settings.load_profile("repeatable")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests go first, so that at the end no worker waits for the other."""
-    long = {item.path for item in items if item.get_closest_marker("real")}
+    long = {item.path for item in items if item.get_closest_marker("real") or item.get_closest_marker("thorough")}
     items.sort(key=lambda item: item.path not in long)
 
 

@@ -4,6 +4,7 @@ Trains two of the recipe's three epochs, which is enough for every promise but t
 `make demo`'s.
 """
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -25,6 +26,21 @@ FINETUNE = ("-m", "paritybit", "finetune", RECIPE, "--output", BUILD / "checkpoi
 BENCH = ("-m", "paritybit", "bench", BUILD / "bundle", "--texts", "96", "--seconds", "30")
 
 pytestmark = [pytest.mark.main_job, pytest.mark.timeout(1500)]
+
+ASK_OPTIMUM = """
+import json, sys
+import numpy as np
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import PreTrainedTokenizerFast
+bundle, rows = sys.argv[1:]
+model = ORTModelForSequenceClassification.from_pretrained(bundle)
+tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{bundle}/tokenizer.json", pad_token="[PAD]")
+labels = []
+for text in json.load(open(rows)):
+    logits = model(**tokenizer(text, return_tensors="np")).logits
+    labels.append(model.config.id2label[int(np.argmax(logits))])
+print(json.dumps(labels))
+"""
 
 
 def environment() -> Mapping[str, str]:
@@ -138,3 +154,25 @@ def test_demo_ends_with_the_table_and_an_answer_and_stops_the_service(results: B
     assert answer["model"] == "banking77"
     assert len(answer["answers"][0]["labels"]) == 3
     assert "service stopped, exit code 0" in done.stderr
+
+
+@pytest.mark.interop
+def test_the_bundle_opens_in_optimum_and_says_the_same(bundle: Path, tmp_path: Path) -> None:
+    """In an environment of its own: optimum-onnx wants an older transformers than paritybit."""
+    peer = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
+    install = [peer, "-m", "pip", "install", "--quiet", torch, "optimum-onnx[onnxruntime]>=0.1"]
+    installed = subprocess.run(install, capture_output=True, text=True, check=False, timeout=900)
+    if installed.returncode:
+        pytest.skip(f"optimum-onnx cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
+    texts = [json.loads(row)["text"] for row in Path(load_recipe(RECIPE).data.test).read_text().splitlines()[::15]][
+        :200
+    ]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    ask = [peer, "-c", ASK_OPTIMUM, bundle, tmp_path / "texts.json"]
+    asked = subprocess.run(ask, capture_output=True, text=True, check=False, env=environment(), timeout=600)
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    ours = [answer["labels"][0]["label"] for answer in Predictor.load(bundle)(texts, top_k=1)]
+    assert len(ours) == 200
+    assert json.loads(asked.stdout.splitlines()[-1]) == ours

@@ -153,7 +153,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Exported(family, model, path, export_graph(model, path, opset=20))
 
 
-@pytest.mark.real
+@pytest.mark.thorough
 def test_graph_says_what_pytorch_says(exported: Exported) -> None:
     batches = list(random_batches(exported.model, (1, 1), (3, 2), (8, 19), (1, 512)))
     # attention over 8×512 takes seconds of plain graphs: once is enough
@@ -162,14 +162,14 @@ def test_graph_says_what_pytorch_says(exported: Exported) -> None:
     assert worst(outputs_of(Session(exported.graph).run, batches), expected) <= 1e-4
 
 
-@pytest.mark.real
+@pytest.mark.thorough
 def test_attention_is_fused_or_the_reason_is_given(exported: Exported) -> None:
     assert exported.info.fused_attentions == exported.family.attentions
     reason = None if exported.family.attentions else f"{exported.family} does not use transformers' attention interface"
     assert exported.info.obstacle == reason
 
 
-@pytest.mark.real
+@pytest.mark.thorough
 def test_local_layers_get_their_window_and_others_the_padding_mask(exported: Exported) -> None:
     nodes = [node for node in onnx.load(exported.graph).graph.node if node.op_type == "MultiHeadAttention"]
     given = [tuple(bool(name) for name in [*node.input, ""][4:6]) for node in nodes]
@@ -177,7 +177,7 @@ def test_local_layers_get_their_window_and_others_the_padding_mask(exported: Exp
     assert given == [(not local, local) for local in is_local], "(padding mask, bias) of each layer"
 
 
-@pytest.mark.real
+@pytest.mark.thorough
 def test_int8_variants_answer_about_the_same(exported: Exported, tmp_path: Path) -> None:
     narrowed = tmp_path / "narrowed.onnx"
     write_narrowed(exported.graph, narrowed)
@@ -196,7 +196,7 @@ def test_int8_variants_answer_about_the_same(exported: Exported, tmp_path: Path)
         assert errors.mean() < 0.25 * np.concatenate(expected).std(), "calibrated on three rows of a random model"
 
 
-@pytest.mark.real
+@pytest.mark.thorough
 def test_fp16_answers_nearly_the_same(exported: Exported, tmp_path: Path) -> None:
     write_fp16(exported.graph, tmp_path / "fp16.onnx")
     batches = list(random_batches(exported.model, (1, 1), (8, 19)))

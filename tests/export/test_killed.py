@@ -330,7 +330,7 @@ class Exporter:
         return line.strip()
 
 
-@pytest.mark.real
+@pytest.mark.thorough
 def test_an_export_killed_at_ten_random_moments_leaves_the_old_or_the_new_bundle_whole(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
