@@ -22,7 +22,7 @@ from bentoml._internal.server.http.traffic import MaxConcurrencyMiddleware
 from lightkube.models import apps_v1, autoscaling_v2, core_v1, networking_v1, policy_v1
 
 from serve.app import _REFUSALS
-from serve.settings import ServeSettings
+from serve.settings import ServeSettings, read_settings
 from serve.telemetry import Metrics
 from tasks import TaskSpec
 from tests.serve.conftest import ROOT, Server
@@ -307,6 +307,13 @@ def test_every_variable_is_a_setting_of_the_service() -> None:
     }
     assert named
     assert named <= {f"PARITYBIT_{field.upper()}" for field in ServeSettings.model_fields}
+
+
+def test_keys_come_from_a_secret_and_none_are_needed() -> None:
+    (keys,) = [one for one in container()["env"] if one["name"] == "PARITYBIT_API_KEYS"]
+    assert keys["valueFrom"]["secretKeyRef"] == {"name": "paritybit-keys", "key": "digests", "optional": True}
+    assert compose()["environment"]["PARITYBIT_API_KEYS"] == "${PARITYBIT_API_KEYS:-}"
+    assert read_settings({"PARITYBIT_API_KEYS": ""}).api_keys is None
 
 
 def test_every_query_is_promql_of_metrics_that_the_service_exports(exported: dict[str, set[str]]) -> None:
