@@ -1,6 +1,7 @@
 """The application without a server: what only needs other settings, or an engine that is held up."""
 
 import asyncio
+import itertools
 import json
 import logging
 import signal
@@ -150,6 +151,22 @@ def test_a_request_whose_time_is_over_is_a_504_and_never_runs(service: Service) 
         assert first.result().status_code == 200
     assert service.client.post("/predict", json={"inputs": "blocked"}).status_code == 200
     assert service.runs == [1, 1]
+
+
+def test_a_clock_that_jumps_by_days_changes_no_deadline(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    days, told = itertools.cycle([0, 86_400, -86_400]), time.time
+    monkeypatch.setattr(time, "time", lambda: told() + next(days))
+    for _ in range(6):
+        kept = service.client.post("/predict", json={"inputs": "lost"}, headers={"X-Request-Timeout-Ms": "20000"})
+        assert kept.status_code == 200
+    with ThreadPoolExecutor(1) as pool:
+        service.hold()
+        first = pool.submit(service.client.post, "/predict", json={"inputs": "lost"})
+        eventually(lambda: service.runs == [1])
+        late = service.client.post("/predict", json={"inputs": "card"}, headers={"X-Request-Timeout-Ms": "40"})
+        assert late.status_code == 504
+        service.go.set()
+        assert first.result().status_code == 200
 
 
 def test_a_time_that_makes_no_sense_is_a_400(service: Service) -> None:
