@@ -163,7 +163,10 @@ def test_the_bundle_opens_in_optimum_and_says_the_same(bundle: Path, tmp_path: P
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
     install = [peer, "-m", "pip", "install", "--quiet", torch, "optimum-onnx[onnxruntime]>=0.1"]
-    installed = subprocess.run(install, capture_output=True, text=True, check=False, timeout=900)
+    try:
+        installed = subprocess.run(install, capture_output=True, text=True, check=False, timeout=900)
+    except subprocess.TimeoutExpired:
+        pytest.skip("optimum-onnx cannot be installed within 15 minutes")
     if installed.returncode:
         pytest.skip(f"optimum-onnx cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
     texts = [json.loads(row)["text"] for row in Path(load_recipe(RECIPE).data.test).read_text().splitlines()[::15]][
