@@ -261,7 +261,7 @@ def table(results: Path) -> str:
 
 _HEAD = """# Every task on real data
 
-Written by `python -m benchmarks.tasks table` from `benchmarks/results/tasks`. MiniLM-L6 (English) trained on at most two
+Written by `python -m benchmarks.tasks table` from `benchmarks/results/tasks`. MiniLM-L6 (English) trained on one or two
 processors; the whole test split; every row went through `paritybit finetune`, `paritybit export` and `Predictor`.
 `python -m benchmarks.tasks stages NAME --data FOLDER` runs one again; the data sets are named in the recipes.
 
