@@ -99,6 +99,7 @@ def stages(name: str, data: Path, build: Path, overrides: Sequence[str] = ()) ->
             name: {
                 "metric": one["metrics"][certificate["primary_metric"]],
                 "agreement": one["agreement"],
+                "rows": one["rows"],
                 "max_logit_delta": one["delta_quantiles"]["p100"],
                 "max_batch_delta": one["max_batch_delta"],
                 "size": one["size"],

@@ -1,5 +1,6 @@
 """The certificate: what was checked, on what, with what result."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -76,12 +77,14 @@ class VariantReport:
     """Everything that was measured of one variant.
 
     Attributes:
+        rows: test rows that it was judged on: all, or a screening part where it failed on that beyond doubt.
         sha256: of the graph's file.
         metrics: of the task, on the test rows.
         metric: the primary metric with its 95 % bootstrap interval.
         loss: PyTorch's primary metric minus the variant's, paired by row, with its 95 % bootstrap interval.
         delta_quantiles: of the rows' largest |Δlogit|.
-        relative_time: time relative to the fastest candidate, over short, long and real inputs alike.
+        relative_time: time relative to the fastest candidate, over short, long and real inputs alike; None where it
+            was not timed.
         disabled_optimizers: ONNX Runtime fusions that did not pay.
         changed_rows: test rows whose answer is not PyTorch's.
         changes: the most frequent of their changes, most frequent first.
@@ -93,6 +96,7 @@ class VariantReport:
     file: str
     size: int
     sha256: str
+    rows: int
     gates: tuple[Gate, ...]
     metrics: dict[str, float]
     metric: Interval
@@ -101,7 +105,7 @@ class VariantReport:
     delta_quantiles: dict[str, float]
     mean_delta: float
     max_batch_delta: float
-    relative_time: float
+    relative_time: float | None
     disabled_optimizers: tuple[str, ...]
     worst_rows: tuple[ChangedRow, ...] = ()
     changed_rows: int = 0
@@ -151,6 +155,7 @@ class Attempt:
         mean_delta: mean |Δlogit|.
         good_enough: whether agreement and loss are within the limits.
         chosen: whether it was taken.
+        refused: whether it was taken before, and failed on the test rows.
     """
 
     how: str
@@ -159,6 +164,7 @@ class Attempt:
     mean_delta: float
     good_enough: bool
     chosen: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,7 @@ class ParetoRow:
     """A variant among the others.
 
     Attributes:
-        relative_time: time relative to the fastest candidate's.
+        relative_time: time relative to the fastest candidate's; None where it was not timed.
         size: of its file, in bytes.
         metric: the primary one.
         agreement: share of test rows answered as PyTorch does.
@@ -175,7 +181,7 @@ class ParetoRow:
     """
 
     name: str
-    relative_time: float
+    relative_time: float | None
     size: int
     metric: float
     agreement: float
@@ -184,10 +190,13 @@ class ParetoRow:
 
 
 def pareto_table(variants: Sequence[VariantReport]) -> list[ParetoRow]:
-    """Time, size, metric and agreement of every variant, fastest first."""
+    """Time, size, metric and agreement of every variant, fastest first, those that were not timed last."""
+
+    def time(one: VariantReport) -> float:
+        return math.inf if one.relative_time is None else one.relative_time
 
     def cost(one: VariantReport) -> tuple[float, ...]:
-        return one.relative_time, one.size, -one.metric.value, -one.agreement
+        return time(one), one.size, -one.metric.value, -one.agreement
 
     def beaten(one: VariantReport) -> bool:
         rivals = [cost(other) for other in variants if other.passed]
@@ -205,7 +214,7 @@ def pareto_table(variants: Sequence[VariantReport]) -> list[ParetoRow]:
             passed=one.passed,
             on_front=one.passed and not beaten(one),
         )
-        for one in sorted(variants, key=lambda one: one.relative_time)
+        for one in sorted(variants, key=time)
     ]
 
 

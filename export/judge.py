@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 from bundle.manifest import SessionSettings
 from bundle.session import Session
+from export.calibration import choose_rows
 from export.certificate import CalibrationError, Change, ChangedRow, Points, VariantReport
-from export.gates import Gate, at_least, at_most, bootstrap_interval
+from export.gates import Gate, at_least, at_most, bootstrap_interval, failed
 from export.parity import Batch, Engine, Parity, batch_deltas, compare, edge_cases, logits_of, torch_engine
 from export.quantization import largest_weight
 from finetune.checkpoint import Checkpoint
@@ -21,8 +23,12 @@ from tasks import Encoded, Task, Window
 from tasks.base import FloatArray, Gold
 from tasks.directory import sha256_of
 
-__all__ = ["Reference", "calibration_error", "invariance_windows", "judge", "make_reference"]
+__all__ = ["Reference", "calibration_error", "invariance_windows", "judge", "make_reference", "screen"]
 
+_ON_ROWS, _ON_EDGES = "max_logit_delta on the test rows", "max_logit_delta on the edge cases"
+_IN_COMPANY, _AGREEMENT = "max_batch_delta", "min_agreement"
+_SCREENED_ROWS = 200
+_DOUBT = 0.001
 _WORST_ROWS = 10
 _CHANGES = 20
 _INVARIANCE_WINDOWS = 256
@@ -47,6 +53,12 @@ class Reference:
     edge_outputs: Sequence[FloatArray]
     pad_id: int
     seed: int
+
+    def part(self, rows: Sequence[int]) -> "Reference":
+        """Some of the test rows, with the edge cases."""
+        encoded, places = self.encoded.part(rows)
+        golds, outputs = [self.golds[row] for row in rows], [self.outputs[place] for place in places]
+        return replace(self, encoded=encoded, golds=golds, outputs=outputs)
 
     def invariance_windows(self) -> list[Window]:
         """Windows of test rows for the batch-invariance gate."""
@@ -113,13 +125,21 @@ def judge(
     settings: SessionSettings,
     reference: Reference,
     limits: ExportSection,
-    relative_time: float,
+    relative_time: float | None,
 ) -> VariantReport:
     """Runs a variant over everything that the reference saw.
 
     The fp32 graph is judged by its numbers: the same answers, and logits within `max_logit_delta` on test rows and edge
     cases. An int8 or fp16 graph is judged by what it decides: agreement and the loss of the task's metric. All must
     answer a text alike in any company.
+
+    Args:
+        name: of the variant.
+        model: its graph.
+        settings: of the session.
+        reference: what it is held against.
+        limits: of the gates.
+        relative_time: time relative to the fastest candidate; None where nobody timed it.
     """
     engine = Session(model, settings).run
     task = reference.task
@@ -140,7 +160,8 @@ def judge(
         file=model.name,
         size=model.stat().st_size,
         sha256=sha256_of(model),
-        gates=(*gates, at_most("max_batch_delta", batch_delta, limits.max_batch_delta)),
+        rows=len(encoded),
+        gates=(*gates, at_most(_IN_COMPANY, batch_delta, limits.max_batch_delta)),
         metrics=task.metrics(outputs, encoded, golds),
         metric=bootstrap_interval(lambda rows: task.score(after[rows]), len(encoded), reference.seed),
         loss=bootstrap_interval(
@@ -161,14 +182,35 @@ def judge(
     )
 
 
+def screen(name: str, model: Path, reference: Reference, limits: ExportSection) -> VariantReport | None:
+    """Runs a variant over 200 test rows first, spread over the lengths.
+
+    Returns:
+        The report on these rows where it fails beyond doubt: by a largest difference, which more rows cannot make
+        smaller, or by so few same answers that a variant within the limit would give fewer once in a thousand times
+        (a binomial test, one-sided). None where all rows are to be asked.
+    """
+    part = reference.part(choose_rows(reference.encoded.lengths(), _SCREENED_ROWS, reference.seed))
+    report = judge(name, model, SessionSettings(), part, limits, relative_time=None)
+    return report if any(_beyond_doubt(gate, report.rows) for gate in failed(report.gates)) else None
+
+
+def _beyond_doubt(gate: Gate, rows: int) -> bool:
+    if gate.name in (_ON_ROWS, _ON_EDGES, _IN_COMPANY):
+        return True
+    if gate.name != _AGREEMENT:
+        return False
+    return bool(binomtest(round(gate.value * rows), rows, gate.limit, alternative="less").pvalue < _DOUBT)
+
+
 def _numeric_gates(engine: Engine, reference: Reference, parity: Parity, limits: ExportSection) -> list[Gate]:
     edges = [
         float(np.abs(_of_text(engine(batch) - expected, batch)).max())
         for batch, expected in zip(reference.edge_batches, reference.edge_outputs, strict=True)
     ]
     return [
-        at_most("max_logit_delta on the test rows", parity.max_delta, limits.max_logit_delta),
-        at_most("max_logit_delta on the edge cases", max(edges), limits.max_logit_delta),
+        at_most(_ON_ROWS, parity.max_delta, limits.max_logit_delta),
+        at_most(_ON_EDGES, max(edges), limits.max_logit_delta),
         at_least("agreement", parity.agreement, 1.0),
     ]
 
@@ -176,7 +218,7 @@ def _numeric_gates(engine: Engine, reference: Reference, parity: Parity, limits:
 def _decision_gates(task: Task, parity: Parity, loss: float, limits: ExportSection) -> list[Gate]:
     return [
         at_least(
-            "min_agreement",
+            _AGREEMENT,
             parity.agreement,
             task.min_agreement if limits.min_agreement is None else limits.min_agreement,
         ),
@@ -218,11 +260,10 @@ def _changes(reference: Reference, outputs: Sequence[FloatArray], changed: Seque
 
 def _summaries(reference: Reference, outputs: Sequence[FloatArray], rows: Sequence[int]) -> list[str]:
     """What a model decides on some of the test rows."""
-    task, encoded, spans = reference.task, reference.encoded, reference.encoded.spans()
-    windows = [replace(window, row=place) for place, row in enumerate(rows) for window in encoded.windows[spans[row]]]
-    some = Encoded([encoded.inputs[row] for row in rows], windows)
-    chosen = [output for row in rows for output in outputs[spans[row]]]
-    return [task.summary(answer) for answer in task.decode(chosen, some, task.parameters())]
+    task = reference.task
+    some, places = reference.encoded.part(rows)
+    answers = task.decode([outputs[place] for place in places], some, task.parameters())
+    return [task.summary(answer) for answer in answers]
 
 
 def _calibration_errors(reference: Reference, outputs: Sequence[FloatArray]) -> CalibrationError | None:
@@ -248,13 +289,10 @@ def _logit_points(reference: Reference, outputs: Sequence[FloatArray]) -> tuple[
 
 def _delta_points(reference: Reference, parity: Parity) -> tuple[tuple[float, float], ...]:
     """Rows drawn evenly, and the one that is furthest off."""
-    windows, spans = reference.encoded.windows, reference.encoded.spans()
+    lengths = reference.encoded.lengths()
     generator = np.random.default_rng(reference.seed)
-    drawn = generator.permutation(len(spans))[: _PLOTTED - 1]
-    return tuple(
-        (float(sum(map(len, windows[spans[row]]))), float(parity.deltas[row]))
-        for row in np.union1d(drawn, parity.deltas.argmax())
-    )
+    drawn = generator.permutation(len(lengths))[: _PLOTTED - 1]
+    return tuple((float(lengths[row]), float(parity.deltas[row])) for row in np.union1d(drawn, parity.deltas.argmax()))
 
 
 def _shortened(text: str, longest: int = _LONGEST_TEXT) -> str:

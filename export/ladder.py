@@ -1,7 +1,8 @@
 """The ladder to a static int8 graph: what is expected to be fastest first, until one is good enough.
 
 All that differs on a rung is tried on validation rows, never on test rows, whose word in the certificate would be worth
-less for it:
+less for it. Of the test rows it learns one thing: that the graph which it chose failed there. It then climbs on from
+that graph, and wants half the distance from the float one that it wanted before.
 
 1. every way to choose activation ranges from the same histograms; all of these graphs take the same time;
 2. weights of full range, where this processor sums their products right; no slower, but certified for fewer processors;
@@ -13,7 +14,8 @@ Each rung starts from what came nearest before it.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +48,10 @@ class Rehearsal:
     min_agreement: float
     max_loss: float
 
+    def stricter(self) -> "Rehearsal":
+        """With half as many changed answers, and half the loss."""
+        return replace(self, min_agreement=(1 + self.min_agreement) / 2, max_loss=self.max_loss / 2)
+
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
@@ -56,9 +62,13 @@ class _Tried:
     weight_limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Climb:
-    """What every rung works on: the float graph with its answers, the rows, and where graphs are written."""
+    """What every rung works on: the float graph with its answers, the rows, and where graphs are written.
+
+    Attributes:
+        rehearsal: becomes stricter once a choice was refused.
+    """
 
     fp32: Path
     output: Path
@@ -69,42 +79,73 @@ class _Climb:
 
 def climb(
     fp32: Path, output: Path, calibration: Sequence[Window], rehearsal: Rehearsal, report: Callable[[str], None]
-) -> list[Attempt]:
-    """Writes the first static int8 graph that is good enough, else the one that is nearest to the float graph.
+) -> Iterator[list[Attempt]]:
+    """Writes the first static int8 graph that is good enough; asked again, the next one.
+
+    Going on says that the graph last written was refused. Where no rung is good enough, the graph that came nearest to
+    the float one is the last.
 
     Args:
         fp32: the float graph.
-        output: where to write; the graphs that are tried stand beside it meanwhile.
+        output: where to write; the graphs that are tried stand beside it until the iterator is closed.
         calibration: training rows.
         rehearsal: validation rows.
         report: told of each attempt in a line.
 
-    Returns:
-        Every attempt, the chosen one marked.
+    Yields:
+        With each graph written, every attempt so far, the chosen one and the refused ones marked.
     """
     reference = logits_of(Session(fp32).run, rehearsal.encoded.windows, rehearsal.pad_id)
     way = _Climb(fp32, output, calibration, rehearsal, reference)
-    tried: list[_Tried] = []
-    for rung in (_ranges, _full_range, _smoothed, _mixed):
-        for one in rung(way, tried):
-            report(_line(one.attempt))
-            tried.append(one)
-            for other in tried:
-                if other is not _best(tried):
-                    other.path.unlink(missing_ok=True)
-        if _best(tried).attempt.good_enough:
-            break
-    _best(tried).path.replace(output)
-    for source in {one.source for one in tried} - {fp32}:
-        source.unlink(missing_ok=True)
-    return [replace(one.attempt, chosen=one is _best(tried)) for one in tried]
+    everything: list[_Tried] = []
+    since_refusal: list[_Tried] = []
+    refused: set[str] = set()
+
+    def written(best: _Tried) -> list[Attempt]:
+        shutil.copyfile(best.path, output)
+        return [
+            replace(one, chosen=one.how == best.attempt.how, refused=one.how in refused)
+            for one in (tried.attempt for tried in everything)
+        ]
+
+    try:
+        for rung in _rungs(way, since_refusal):
+            for one in rung:
+                report(_line(one.attempt))
+                everything.append(one)
+                since_refusal.append(one)
+                for other in since_refusal:
+                    if other is not _best(since_refusal):
+                        other.path.unlink(missing_ok=True)
+            best = _best(since_refusal)
+            if best.attempt.good_enough:
+                yield written(best)
+                refused.add(best.attempt.how)
+                since_refusal[:] = [replace(best, attempt=replace(best.attempt, good_enough=False))]
+                way.rehearsal = rehearsal.stricter()
+        best = _best(since_refusal)
+        if best.attempt.how not in refused:
+            yield written(best)
+    finally:
+        for one in everything:
+            for path in {one.path, one.source} - {fp32}:
+                path.unlink(missing_ok=True)
 
 
 def _best(tried: Sequence[_Tried]) -> _Tried:
     return min(tried, key=lambda one: (not one.attempt.good_enough, one.attempt.mean_delta))
 
 
-def _ranges(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
+def _rungs(way: _Climb, tried: Sequence[_Tried]) -> Iterator[Iterable[_Tried]]:
+    """What is tried together; of the products in float each number is a rung, for fewer are faster."""
+    yield _ranges(way)
+    yield _full_range(way, tried)
+    yield _smoothed(way, tried)
+    for one in _mixed(way, tried):
+        yield [one]
+
+
+def _ranges(way: _Climb) -> Iterator[_Tried]:
     extremes = calibrate(way.fp32, quantizable_inputs(way.fp32), way.calibration, way.rehearsal.pad_id)
     yield _quantized(way, "min-max", way.fp32, extremes, ANYWHERE_EXACT)
     yield from _other_methods(way, "", way.fp32, extremes, ANYWHERE_EXACT)
@@ -137,17 +178,14 @@ def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
 
 
 def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
-    """From the best so far; the first that is good enough is the fastest of them."""
+    """From the best so far, a product in float, then always twice as many."""
     best = _best(tried)
     windows = way.calibration[:: max(1, len(way.calibration) // _SENSITIVITY_WINDOWS)]
     worst = list(measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id))
     count = 1
     while count < len(worst):
         how = f"{best.attempt.how}, {count} of {len(worst)} products in float"
-        one = _quantized(way, how, best.source, best.ranges, best.weight_limit, worst[:count])
-        yield one
-        if one.attempt.good_enough:
-            return
+        yield _quantized(way, how, best.source, best.ranges, best.weight_limit, worst[:count])
         count *= 2
 
 

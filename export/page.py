@@ -75,6 +75,7 @@ def _choice(certificate: Certificate) -> str:
             one.name, one.relative_time, one.metric.value, one.metric.low, one.metric.high, passed=one.passed
         )
         for one in certificate.variants
+        if one.relative_time is not None
     ]
     workloads = list(dict.fromkeys(load for speeds in certificate.speeds.values() for load in speeds))
     speeds = [
@@ -90,7 +91,7 @@ def _choice(certificate: Certificate) -> str:
     table = [
         [
             escape(row.name),
-            f"{row.relative_time:.2f}",
+            _time(row.relative_time),
             f"{row.size / 1e6:.1f}",
             f"{row.metric:.4f}",
             f"{row.agreement:.4f}",
@@ -101,7 +102,7 @@ def _choice(certificate: Certificate) -> str:
     ]
     attempts = [
         [
-            escape(one.how) + (" (chosen)" if one.chosen else ""),
+            escape(one.how) + (" (chosen)" if one.chosen else " (failed on the test rows)" if one.refused else ""),
             f"{one.agreement:.4f}",
             f"{one.loss:+.4f}",
             f"{one.mean_delta:.4f}",
@@ -127,13 +128,24 @@ def _section(variant: VariantReport, certificate: Certificate) -> str:
     name = escape(variant.name)
     return (
         f"<h2>{name}: {_verdict(variant.passed)}</h2>"
+        + _screened(variant, certificate)
         + _table(["gate", "value", "limit", "verdict"], [_gate(gate) for gate in variant.gates])
         + _table(["measured", "value"], [[escape(key), escape(value)] for key, value in _numbers(variant, certificate)])
         + _figures(variant)
-        + _changes(variant, certificate)
+        + _changes(variant)
         + "<h3>Rows furthest from PyTorch</h3>"
         + _table(["row", "text", "label", "PyTorch", name, "|Δlogit|"], rows)
     )
+
+
+def _screened(variant: VariantReport, certificate: Certificate) -> str:
+    if variant.rows == certificate.evidence.test_rows:
+        return ""
+    return f"<p>It failed on {variant.rows:,} of the test rows beyond doubt, and was not measured further.</p>"
+
+
+def _time(relative: float | None) -> str:
+    return "not timed" if relative is None else f"{relative:.2f}"
 
 
 def _gate(gate: Gate) -> list[str]:
@@ -160,7 +172,7 @@ def _numbers(variant: VariantReport, certificate: Certificate) -> Iterator[tuple
     if variant.largest_weight:
         where = "processors with VNNI or the like only" if variant.needs_exact_int8 else "every processor"
         yield "largest int8 weight", f"{variant.largest_weight}: the same integer sums on {where}"
-    yield "time relative to the fastest candidate", f"{variant.relative_time:.2f}"
+    yield "time relative to the fastest candidate", _time(variant.relative_time)
     yield "fusions switched off", ", ".join(variant.disabled_optimizers) or "none"
 
 
@@ -180,14 +192,12 @@ def _figures(variant: VariantReport) -> str:
     return f'<div class="figures">{"".join(shown)}</div>'
 
 
-def _changes(variant: VariantReport, certificate: Certificate) -> str:
+def _changes(variant: VariantReport) -> str:
     rows = [[escape(change.pytorch), escape(change.variant), str(change.rows)] for change in variant.changes]
     shown = sum(change.rows for change in variant.changes)
     more = f"; the {len(rows)} most frequent changes cover {shown:,} of them" if shown < variant.changed_rows else ""
-    return (
-        "<h3>Rows whose answer changed</h3>"
-        f"<p>{variant.changed_rows:,} of {certificate.evidence.test_rows:,} test rows{more}.</p>"
-        + (_table(["PyTorch", escape(variant.name), "rows"], rows) if rows else "")
+    return f"<h3>Rows whose answer changed</h3><p>{variant.changed_rows:,} of {variant.rows:,} test rows{more}.</p>" + (
+        _table(["PyTorch", escape(variant.name), "rows"], rows) if rows else ""
     )
 
 

@@ -23,6 +23,8 @@ def draw_pareto(certificate: Certificate, path: Path) -> bool:
     axes = figure.subplots()
     axes.axhline(certificate.pytorch_metric.value, color="black", linewidth=0.8, linestyle="--", label="PyTorch")
     for row in rows:
+        if row.relative_time is None:
+            continue
         interval = intervals[row.name]
         axes.errorbar(
             row.relative_time,

@@ -1,8 +1,8 @@
 """The export stage: checkpoint in, certified bundle out."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from export.first_token import write_narrowed
 from export.gates import bootstrap_interval, failed
 from export.graph import GraphInfo, export_graph
 from export.half_precision import write_fp16
-from export.judge import Reference, judge, make_reference
+from export.judge import Reference, make_reference
+from export.jury import Jury, Verdict, refusal
 from export.ladder import Attempt, Rehearsal, climb
 from export.publication import (
     inputs_digest,
@@ -30,7 +31,6 @@ from export.publication import (
     workplace,
 )
 from export.quantization import quantize
-from export.selection import Candidate, choose_settings
 from finetune.checkpoint import Checkpoint, load_checkpoint
 from finetune.data import LabelledData, load_data
 from finetune.recipe import ExportSection, Recipe
@@ -112,15 +112,13 @@ def _export(
     graph = export_graph(checkpoint.model, work / "fp32.onnx", recipe.export.opset)
     if graph.obstacle:
         report(f"attention is not fused: {graph.obstacle}")
+    jury = Jury(checkpoint, recipe, reference, report)
+    jury.screen_fp32(work / "fp32.onnx")
     training = task.encode(checkpoint.tokenizer, data.train.inputs).windows
     rows = choose_rows([len(window) for window in training], recipe.export.calibration_rows, recipe.seed)
     calibration = [training[row] for row in rows]
-    rehearsal = _rehearsal(checkpoint, task, data, recipe)
-    graphs, attempts = _make_variants(work, recipe.export, calibration, rehearsal, report)
-    report("timing the candidates, interleaved")
-    candidates, speeds = choose_settings(graphs, reference, checkpoint, recipe.export.objective)
-    reports = _judge_all(candidates, reference, recipe, report)
-    published, reason = _choose(reports, recipe.export)
+    verdict = _best_variants(work, recipe.export, calibration, _rehearsal(checkpoint, task, data, recipe), jury)
+    published, reason = _choose(verdict.reports, recipe.export)
     evidence = Evidence(
         test_rows=len(reference.encoded),
         data_fingerprint=data.fingerprint,
@@ -130,11 +128,9 @@ def _export(
         calibration_digest=rows_digest(calibration),
         seed=recipe.seed,
     )
-    certificate = _certificate(
-        checkpoint, recipe, reference, graph, evidence, reports, attempts, (published, reason), speeds
-    )
-    by_name = {candidate.name: candidate for candidate in candidates}
-    publish_variants(variants_directory(output), candidates, certificate)
+    certificate = _certificate(checkpoint, recipe, reference, graph, evidence, verdict, (published, reason))
+    by_name = {candidate.name: candidate for candidate in verdict.candidates}
+    publish_variants(variants_directory(output), verdict.candidates, certificate)
     publish_bundle(output, checkpoint, recipe, reference, certificate, by_name[published.name], digest)
     return certificate
 
@@ -153,84 +149,68 @@ def _rehearsal(checkpoint: Checkpoint, task: Task, data: LabelledData, recipe: R
     )
 
 
-def _make_variants(
-    work: Path, settings: ExportSection, calibration: Sequence[Window], rehearsal: Rehearsal, report: Report
-) -> tuple[dict[str, Path], list[Attempt]]:
-    graphs = {"fp32": work / "fp32.onnx"}
-    attempts: list[Attempt] = []
-    narrowed = work / "narrowed.onnx"
-    write_narrowed(graphs["fp32"], narrowed)
-    if "int8-dynamic" in settings.variants:
-        graphs["int8-dynamic"] = work / "int8-dynamic.onnx"
-        quantize(narrowed, graphs["int8-dynamic"])
+def _best_variants(
+    work: Path, settings: ExportSection, calibration: Sequence[Window], rehearsal: Rehearsal, jury: Jury
+) -> Verdict:
+    """Makes all variants, and climbs on while no int8 graph passes."""
+    narrowed, static = work / "narrowed.onnx", work / "int8-static.onnx"
+    write_narrowed(work / "fp32.onnx", narrowed)
+    graphs = _without_static(work, settings, narrowed)
+    climbs: Iterable[list[Attempt]] = [[]]
     if "int8-static" in settings.variants:
-        report(f"static int8, on {len(rehearsal.encoded)} validation rows:")
-        graphs["int8-static"] = work / "int8-static.onnx"
-        attempts = climb(narrowed, graphs["int8-static"], calibration, rehearsal, report)
-    if settings.int8_embeddings:
-        for name in _int8(graphs):
-            quantize_embeddings(graphs[name], graphs[name])
-    elif settings.objective == "size":
-        for name in _int8(graphs):
-            path = work / f"{name}{_INT8_TABLES}.onnx"
-            if quantize_embeddings(graphs[name], path):
-                graphs[path.stem] = path
+        jury.report(f"static int8, on {len(rehearsal.encoded)} validation rows:")
+        climbs = climb(narrowed, static, calibration, rehearsal, jury.report)
+    verdict = None
+    for attempts in climbs:
+        if attempts:
+            graphs |= _with_tables(static, settings)
+        int8 = {name: path for name, path in graphs.items() if name.startswith("int8")}
+        verdict = jury.judge(graphs) if any(map(jury.passes, int8, int8.values())) else None
+        if verdict and any(one.passed for one in verdict.reports if one.name in int8):
+            break
+    return replace(verdict or jury.judge(graphs), attempts=tuple(attempts))
+
+
+def _without_static(work: Path, settings: ExportSection, narrowed: Path) -> dict[str, Path]:
+    graphs = {"fp32": work / "fp32.onnx"}
+    if "int8-dynamic" in settings.variants:
+        quantize(narrowed, work / "int8-dynamic.onnx")
+        graphs |= _with_tables(work / "int8-dynamic.onnx", settings)
     if "fp16" in settings.variants:
         graphs["fp16"] = work / "fp16.onnx"
         # not the narrowed graph: products of one row round otherwise than those of many
         write_fp16(graphs["fp32"], graphs["fp16"])
-    return graphs, attempts
+    return graphs
 
 
-def _int8(graphs: Mapping[str, Path]) -> list[str]:
-    return [name for name in graphs if name.startswith("int8")]
-
-
-def _judge_all(
-    candidates: Sequence[Candidate], reference: Reference, recipe: Recipe, report: Report
-) -> list[VariantReport]:
-    """Every candidate's report, fastest first.
-
-    Raises:
-        GateError: if fp32 itself is not PyTorch's equal; nothing made from it can be trusted then.
-    """
-    reports = []
-    for one in candidates:
-        report(f"judging {one.name}")
-        reports.append(judge(one.name, one.model, one.settings, reference, recipe.export, one.relative_time))
-    fp32 = next(one for one in reports if one.name == "fp32")
-    if not fp32.passed:
-        raise GateError(_refusal([fp32]))
-    return reports
+def _with_tables(graph: Path, settings: ExportSection) -> dict[str, Path]:
+    """An int8 graph by its name, and where the objective is size its twin with int8 embeddings."""
+    graphs = {graph.stem: graph}
+    if settings.int8_embeddings:
+        quantize_embeddings(graph, graph)
+    elif settings.objective == "size":
+        twin = graph.with_stem(f"{graph.stem}{_INT8_TABLES}")
+        if quantize_embeddings(graph, twin):
+            graphs[twin.stem] = twin
+    return graphs
 
 
 def _choose(reports: Sequence[VariantReport], settings: ExportSection) -> tuple[VariantReport, str]:
     candidates = [one for one in reports if one.name.removesuffix(_INT8_TABLES) in settings.variants]
-    passing = [one for one in candidates if one.passed]
+    passing = [(one, one.relative_time) for one in candidates if one.passed and one.relative_time is not None]
     if not passing:
-        raise GateError(_refusal(candidates))
+        raise GateError(refusal(candidates))
     if settings.objective == "size":
-        passing.sort(key=lambda one: one.size)
-        best, behind = "smallest", [f"has {one.size / passing[0].size:.2f} of its bytes" for one in passing]
+        passing.sort(key=lambda one: one[0].size)
+    chosen, shortest = passing[0]
+    if settings.objective == "size":
+        best, behind = "smallest", [f"has {one.size / chosen.size:.2f} of its bytes" for one, _ in passing]
     else:
-        best = "fastest"
-        behind = [f"takes {one.relative_time / passing[0].relative_time:.2f} of its time" for one in passing]
+        best, behind = "fastest", [f"takes {time / shortest:.2f} of its time" for _, time in passing]
     others = [f"{one.name} failed {'; '.join(map(str, failed(one.gates)))}" for one in candidates if not one.passed] + [
-        f"{one.name} {how}" for one, how in zip(passing[1:], behind[1:], strict=True)
+        f"{one.name} {how}" for (one, _), how in zip(passing[1:], behind[1:], strict=True)
     ]
-    return passing[0], "; ".join([f"the {best} that passes every gate", *others])
-
-
-def _refusal(reports: Sequence[VariantReport]) -> str:
-    lines = ["no variant passed its gates; no bundle was published"]
-    for one in reports:
-        lines += [f"  {one.name}: {gate}" for gate in failed(one.gates)]
-        lines += [
-            f"    test row {row.row}: {row.text!r}: PyTorch says {row.pytorch}, {one.name} says {row.variant}, "
-            f"|Δlogit| {row.delta:.3g}"
-            for row in one.worst_rows[:3]
-        ]
-    return "\n".join(lines)
+    return chosen, "; ".join([f"the {best} that passes every gate", *others])
 
 
 def _certificate(
@@ -239,10 +219,8 @@ def _certificate(
     reference: Reference,
     graph: GraphInfo,
     evidence: Evidence,
-    reports: Sequence[VariantReport],
-    attempts: Sequence[Attempt],
+    verdict: Verdict,
     choice: tuple[VariantReport, str],
-    speeds: dict[str, dict[str, float]],
 ) -> Certificate:
     task, encoded, golds = reference.task, reference.encoded, reference.golds
     statistics = task.statistics(reference.outputs, encoded, golds)
@@ -257,11 +235,11 @@ def _certificate(
         opset=graph.opset,
         fused_attentions=graph.fused_attentions,
         layers=graph.layers,
-        variants=tuple(reports),
-        attempts=tuple(attempts),
+        variants=verdict.reports,
+        attempts=verdict.attempts,
         published=choice[0].name,
         reason=choice[1],
-        speeds=speeds,
+        speeds=verdict.speeds,
         machine={"threads": available_cpus(), "instruction_set": list(instruction_set())},
         versions=tool_versions(),
         limits=recipe.export.model_dump(mode="json"),

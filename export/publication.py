@@ -183,7 +183,7 @@ def _golden_rows(session: Session, reference: Reference, count: int) -> list[Gol
     """Test rows spread over the lengths, with the published variant's own outputs."""
     encoded = reference.encoded
     spans = encoded.spans()
-    rows = choose_rows([sum(map(len, encoded.windows[span])) for span in spans], count, reference.seed)
+    rows = choose_rows(encoded.lengths(), count, reference.seed)
     return [
         GoldenRow(encoded.inputs[row], tuple(logits_of(session.run, encoded.windows[spans[row]], reference.pad_id)))
         for row in rows

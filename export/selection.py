@@ -1,7 +1,7 @@
 """Which session settings, and then which variant, are fastest on this machine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -30,13 +30,13 @@ class Candidate:
     """A graph with the session settings that were fastest for it.
 
     Attributes:
-        relative_time: its time relative to the fastest candidate's.
+        relative_time: its time relative to the fastest candidate's; None where it was not timed.
     """
 
     name: str
     model: Path
     settings: SessionSettings
-    relative_time: float
+    relative_time: float | None
 
 
 def choose_settings(
@@ -74,9 +74,8 @@ def choose_settings(
     for label, relative_time in measured.ranking(counted):
         name, path, settings = tried[label]
         best.setdefault(name, Candidate(name, path, settings, relative_time))
-    candidates = list(best.values())
     speeds = {label: {load: measured.spread(label, load).median * 1000 for load in measured.texts} for label in specs}
-    return [replace(one, relative_time=one.relative_time / candidates[0].relative_time) for one in candidates], speeds
+    return list(best.values()), speeds
 
 
 def _settings_worth_trying(model: Path) -> list[SessionSettings]:

@@ -1,5 +1,6 @@
 """One table of what the certificate and the benchmark say of each variant."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.report import BenchReport
@@ -49,7 +50,7 @@ def summary_table(certificate: dict[str, Any], results: BenchReport) -> str:
                 *(f"{results.timing(engine, shape).speedup.median:.2f}" for shape in results.shapes),
                 f"{results.timing(engine, sorted_real).speedup.median:.2f}",
                 f"{variant['size'] / 1e6:.1f}",
-                variant["verdict"],
+                _verdict(variant, certificate["evidence"]["test_rows"]),
             ]
         )
     evidence = certificate["evidence"]
@@ -61,6 +62,11 @@ def summary_table(certificate: dict[str, Any], results: BenchReport) -> str:
             f"* published: {certificate['reason']}",
         ]
     )
+
+
+def _verdict(variant: Mapping[str, Any], test_rows: int) -> str:
+    screened = variant["rows"] < test_rows
+    return f"{variant['verdict']} ({variant['rows']} rows)" if screened else str(variant["verdict"])
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

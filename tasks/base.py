@@ -1,7 +1,7 @@
 """What every task is to the stages: one object that reads rows, encodes, decodes, scores and compares."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -103,6 +103,18 @@ class Encoded:
         rows = [window.row for window in self.windows]
         begins = np.searchsorted(rows, np.arange(len(self.inputs) + 1))
         return [slice(int(begin), int(end)) for begin, end in pairwise(begins)]
+
+    def lengths(self) -> list[int]:
+        """Tokens of each input, over all its windows."""
+        return [sum(map(len, self.windows[span])) for span in self.spans()]
+
+    def part(self, rows: Sequence[int]) -> "tuple[Encoded, list[int]]":
+        """Some of the inputs, and where their windows stand here, which is where their outputs do."""
+        spans = self.spans()
+        places = [place for row in rows for place in range(*spans[row].indices(len(self.windows)))]
+        number = {row: place for place, row in enumerate(rows)}
+        windows = [replace(self.windows[place], row=number[self.windows[place].row]) for place in places]
+        return Encoded([self.inputs[row] for row in rows], windows), places
 
 
 class Task(Protocol):

@@ -19,11 +19,11 @@ from bundle.manifest import SessionSettings
 from export import plots
 from export.certificate import Certificate, Change, ChangedRow, Evidence, VariantReport, pareto_table
 from export.gates import Interval
-from export.judge import Reference, calibration_error, judge
+from export.judge import Reference, calibration_error, judge, screen
 from export.page import certificate_page
 from export.pareto import draw_pareto
 from finetune.recipe import ExportSection
-from tasks import Encoded, TextInput
+from tasks import Encoded, TextInput, Window
 from tasks.gold_answers import GoldAnswers
 from tests.bundles import LABELS, write_bundle
 from tests.toy import toy_rows
@@ -347,6 +347,39 @@ def test_axes_end_at_round_numbers_around_all_values(values: list[float]) -> Non
     assert f"{axis.step:e}"[0] in "125"
     assert axis.ticks[0] == pytest.approx(axis.low)
     assert axis.ticks[-1] == pytest.approx(axis.high)
+
+
+def test_screening_stops_only_what_fails_beyond_doubt(reference: Reference, tiny_bundle: Path, tmp_path: Path) -> None:
+    model = disturbed(tiny_bundle / "model.onnx", tmp_path / "model.onnx", 0.5)
+    agreement = judge("x", model, SessionSettings(), reference, ExportSection(), relative_time=None).agreement
+    assert 0.5 < agreement < 0.95
+
+    def screened(name: str, **limits: float) -> VariantReport | None:
+        return screen(name, model, reference, ExportSection(max_metric_loss=0.0, max_batch_delta=1e-3, **limits))
+
+    failing = screened("int8-static", min_agreement=0.99)
+    assert failing is not None
+    assert (failing.rows, failing.relative_time) == (200, None)
+    assert not failing.passed
+    assert screened("int8-static", min_agreement=agreement + 0.02) is None, "so few rows cannot tell"
+    in_company = screen("int8-static", model, reference, ExportSection(min_agreement=0.0, max_batch_delta=0.0))
+    assert in_company is not None, "a difference that is too large stays too large"
+    page = Page(certificate_page(certificate_of(failing))).text
+    assert "It failed on 200 of the test rows beyond doubt" in page
+    assert "not timed" in page
+    assert f"{failing.changed_rows} of 200 test rows" in page
+    assert certificate_of(failing).to_json()["pareto"][0]["relative_time"] is None
+
+
+def test_a_part_of_the_test_rows_keeps_every_row_with_its_windows() -> None:
+    windows = [Window(row, np.full(2, number), np.zeros(2), truncated=False) for number, row in enumerate((0, 1, 1, 2))]
+    encoded = Encoded([TextInput(text) for text in "abc"], windows)
+    part, places = encoded.part([2, 1])
+    assert [one.text for one in part.inputs] == ["c", "b"]
+    assert places == [3, 1, 2]
+    assert [(window.row, int(window.input_ids[0])) for window in part.windows] == [(0, 3), (1, 1), (1, 2)]
+    assert encoded.lengths() == [2, 4, 2]
+    assert part.lengths() == [2, 4]
 
 
 def variants_of(report: VariantReport) -> list[VariantReport]:

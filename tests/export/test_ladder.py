@@ -1,6 +1,7 @@
 """The ladder on a graph that quantizes well and on one that is made not to."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 import export.ladder
 from bundle.session import Session
-from export.ladder import Rehearsal, climb
+from export.ladder import Attempt, Rehearsal, climb
 from export.parity import logits_of
 from export.quantization import largest_weight
 from tasks import Encoded, TaskSpec, TextInput, Window, load_task
@@ -37,9 +38,15 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Path]:
     return calls
 
 
-def test_first_rung_is_enough_where_it_is_good_enough(graph: Path, windows: list[Window], tmp_path: Path) -> None:
+def first(graph: Path, output: Path, windows: Sequence[Window], rows: Rehearsal) -> tuple[list[Attempt], list[str]]:
+    """The attempts to the first choice, and what was reported of them."""
     lines: list[str] = []
-    attempts = climb(graph, tmp_path / "int8.onnx", windows, rehearsal(graph, windows), lines.append)
+    with closing(climb(graph, output, windows, rows, lines.append)) as climbs:
+        return next(climbs), lines
+
+
+def test_first_rung_is_enough_where_it_is_good_enough(graph: Path, windows: list[Window], tmp_path: Path) -> None:
+    attempts, lines = first(graph, tmp_path / "int8.onnx", windows, rehearsal(graph, windows))
     assert len(attempts) == len(lines) == 5
     (chosen,) = [one for one in attempts if one.chosen]
     assert chosen.mean_delta == min(one.mean_delta for one in attempts)
@@ -54,9 +61,8 @@ def test_every_rung_is_tried_where_nothing_is_good_enough(
 ) -> None:
     monkeypatch.setattr(export.ladder, "instruction_set", lambda: ("avx2", "fma"))
     passes = {name: counted(monkeypatch, name) for name in ("channel_maxima", "calibrate", "collect_histograms")}
-    lines: list[str] = []
     impossible = rehearsal(graph, windows, min_agreement=1.1)
-    attempts = climb(graph, tmp_path / "int8.onnx", windows, impossible, lines.append)
+    attempts, lines = first(graph, tmp_path / "int8.onnx", windows, impossible)
     ways = [one.how for one in attempts]
     assert ways[:2] == ["min-max", "percentile-99.99"]
     by_alpha = [one for one in attempts if one.how.startswith("smoothed") and one.how.endswith(", min-max")]
@@ -87,9 +93,37 @@ def test_full_range_weights_are_tried_after_the_ranges_where_the_processor_sums_
     monkeypatch.setattr(export.ladder, "_smoothed", lambda way, tried: iter(()))
     monkeypatch.setattr(export.ladder, "_mixed", lambda way, tried: iter(()))
     impossible = rehearsal(graph, windows, min_agreement=1.1)
-    *ranges, full = climb(graph, tmp_path / "int8.onnx", windows, impossible, lambda _: None)
+    (*ranges, full), _ = first(graph, tmp_path / "int8.onnx", windows, impossible)
     best = min(ranges, key=lambda one: one.mean_delta)
     assert full.how == f"weights ±127, {best.how}"
     assert len(ranges) == 5
     assert full.chosen == (full.mean_delta < best.mean_delta)
     assert largest_weight(tmp_path / "int8.onnx") == (127 if full.chosen else 64)
+
+
+def test_refused_choice_is_climbed_on_from_with_half_the_distance(
+    graph: Path, windows: list[Window], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.ladder, "instruction_set", lambda: ("avx2", "fma"))
+    rows = rehearsal(graph, windows, min_agreement=0.5, max_loss=0.5)
+    assert (rows.stricter().min_agreement, rows.stricter().max_loss) == (0.75, 0.25)
+    output, asked, written = tmp_path / "int8.onnx", [], []
+    original = Rehearsal.stricter
+    monkeypatch.setattr(Rehearsal, "stricter", lambda self: asked.append(self) or original(self))
+    choices = []
+    with closing(climb(graph, output, windows, rows, lambda _: None)) as climbs:
+        for attempts in climbs:
+            choices.append(next(one.how for one in attempts if one.chosen))
+            written.append(output.read_bytes())
+            assert [one.how for one in attempts if one.refused] == [
+                one.how for one in attempts if one.how in choices[:-1]
+            ]
+    assert all(one is rows for one in asked), "half of the recipe's limits, however often it was refused"
+    assert len(asked) == len(choices) == len(set(choices)) == len(set(written))
+    assert "smoothed" not in choices[0]
+    assert "smoothed" in choices[1]
+    assert choices[2:] == [f"{choices[1]}, {count} of 12 products in float" for count in (1, 2, 4, 8)]
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"], "what was tried is gone"
+    outputs = np.stack(logits_of(Session(output).run, windows, 0))
+    deltas = np.abs(outputs - np.stack(logits_of(Session(graph).run, windows, 0)))
+    assert float(deltas.mean()) == pytest.approx(attempts[-1].mean_delta, rel=1e-4), "the last choice stands"

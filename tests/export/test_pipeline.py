@@ -3,15 +3,20 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import export.jury
 import export.pipeline
 from bundle import Predictor, read_manifest
-from bundle.manifest import verify_files
+from bundle.manifest import SessionSettings, verify_files
+from export.certificate import VariantReport
 from export.embeddings import quantize_embeddings
+from export.gates import at_most
 from export.graph import GraphInfo, export_graph
+from export.judge import judge
 from export.pipeline import ExportResult, export_bundle
 from export.publication import inputs_digest, is_current
 from finetune.checkpoint import Checkpoint, load_checkpoint
@@ -149,6 +154,37 @@ def test_int8_beyond_its_limits_is_not_published_and_fp32_ships_with_the_reason(
     assert result.certificate["published"] == "fp32"
     assert "int8-dynamic failed max_batch_delta" in result.certificate["reason"]
     assert read_manifest(result.bundle).default_variant == "fp32"
+    dynamic = next(one for one in result.certificate["variants"] if one["name"] == "int8-dynamic")
+    assert dynamic["relative_time"] is None, "what failed on the first rows is not measured further"
+    assert not any(graph.startswith("int8-dynamic") for graph in result.certificate["speeds"])
+    assert (tmp_path / "variants" / "int8-dynamic.onnx").is_file()
+
+
+def test_int8_that_fails_on_the_test_rows_is_replaced_by_the_next_of_the_ladder(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits that the test rows are held to are made impossible for the first two graphs that come to them."""
+    came: list[str] = []
+
+    def unlucky(name: str, model: Path, settings: SessionSettings, *others: Any) -> VariantReport:
+        report = judge(name, model, settings, *others)
+        if name != "int8-static":
+            return report
+        came.extend({report.sha256}.difference(came))
+        return replace(report, gates=(at_most("luck", 2.0, 1.0),)) if report.sha256 in came[:2] else report
+
+    monkeypatch.setattr(export.jury, "judge", unlucky)
+    result = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=quick(tiny_checkpoint))
+    attempts = result.certificate["attempts"]
+    refused = [one["how"] for one in attempts if one["refused"]]
+    (chosen,) = [one["how"] for one in attempts if one["chosen"]]
+    assert len(came) == 3
+    assert len(refused) == 2
+    assert chosen not in refused
+    static = next(one for one in result.certificate["variants"] if one["name"] == "int8-static")
+    assert (static["sha256"], static["verdict"]) == (came[2], "pass")
+    page = (result.bundle / "certificate.html").read_text()
+    assert all(f"{how} (failed on the test rows)" in page for how in refused)
 
 
 def test_a_wanted_variant_that_fails_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
