@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from benchmarks.report import markdown_table
 from export.timing import Spread
 
-__all__ = ["Load", "Round", "run_rounds", "summarize"]
+__all__ = ["Load", "Round", "read_texts", "run_rounds", "summarize"]
 
 _PAUSE_S = 0.3
 """Between two services: the threads of the one that was asked spin on for a moment."""
@@ -110,6 +110,12 @@ def summarize(seen: Sequence[Round]) -> list[Load]:
     ]
 
 
+def read_texts(path: Path) -> list[str]:
+    """The `text` of every row of a JSON Lines file, in an order that is always the same."""
+    rows = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [str(rows[index]) for index in np.random.default_rng(0).permutation(len(rows))]
+
+
 def _load(own: Sequence[Round], first: Sequence[Round]) -> Load:
     pairs = list(zip(own, first, strict=True))
     return Load(
@@ -190,9 +196,11 @@ def _ratio(spread: Spread) -> str:
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
 def main(services: Sequence[str], texts: Path, clients: Sequence[int], seconds: float, rounds: int) -> None:
     """Asks SERVICES in turn and compares each with the first."""
-    rows = [json.loads(line)["text"] for line in texts.read_text(encoding="utf-8").splitlines()]
-    shuffled = np.random.default_rng(0).permutation(np.array(rows, dtype=object)).tolist()
-    loads = summarize(asyncio.run(run_rounds(services, shuffled, clients, seconds=seconds, rounds=rounds)))
+    try:
+        seen = asyncio.run(run_rounds(services, read_texts(texts), clients, seconds=seconds, rounds=rounds))
+    except aiohttp.ClientError as error:
+        raise click.ClickException(str(error)) from None
+    loads = summarize(seen)
     click.echo(_table(loads))
     click.echo(TypeAdapter(list[Load]).dump_json(loads).decode())
 

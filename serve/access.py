@@ -23,12 +23,12 @@ GONE = 499
 _LOG = logging.getLogger("bentoml.paritybit")
 _ACCESS_LOG = logging.getLogger("paritybit.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-_OPEN = re.compile(r"/ui|/v2/(health/(live|ready)|models/[^/]+/ready)", re.ASCII)
-"""Paths that ask for no key, as BentoML's own probes and metrics do not: whoever probes has none."""
+_OPEN = re.compile(r"/ui|/metrics|/v2/(health/(live|ready)|models/[^/]+/ready)", re.ASCII)
+"""Paths that ask for no key, as BentoML's own probes do not: whoever probes has none."""
 
 
 class AccessLog:
-    """Gives each request an id and writes a line of JSON about it, in which neither its text nor its key stands."""
+    """Gives each request an id, counts it, and writes a line of JSON, in which neither its text nor its key stands."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wraps an application."""
@@ -63,7 +63,9 @@ class AccessLog:
                 await response(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - begin
-            _ACCESS_LOG.info(json.dumps(_line(request_id, scope, status or GONE, seconds, usage)))
+            status = status or GONE
+            scope["app"].state.engine.metrics.served(_route(scope), status, seconds)
+            _ACCESS_LOG.info(json.dumps(_line(request_id, scope, status, seconds, usage)))
 
 
 class KeyCheck:
@@ -92,12 +94,17 @@ def _may_enter(scope: Scope) -> bool:
 
 
 def open_access_log() -> None:
-    """Our lines go to standard output as they are; BentoML's of the same requests, which say less, end."""
+    """Our lines go to standard output as they are."""
     if not _ACCESS_LOG.handlers:
         _ACCESS_LOG.addHandler(logging.StreamHandler(sys.stdout))
         _ACCESS_LOG.setLevel(logging.INFO)
         _ACCESS_LOG.propagate = False
-    logging.getLogger("bentoml.access").setLevel(logging.WARNING)
+
+
+def _route(scope: Scope) -> str:
+    """The path as the application knows it: what callers make up must not become time series."""
+    endpoint = scope.get("endpoint")
+    return next((route.path for route in scope["app"].routes if route.endpoint is endpoint), "other")
 
 
 def _line(request_id: str, scope: Scope, status: int, seconds: float, usage: Usage) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -38,6 +39,7 @@ from serve.openapi import openapi_document
 from serve.page import html_page, page_route
 from serve.queue import OverloadedError
 from serve.responses import error_response
+from serve.telemetry import METRICS_TYPE, scrape
 from tasks import Answer, Input
 from tasks.errors import InputError
 
@@ -60,7 +62,7 @@ _T = TypeVar("_T")
 
 
 def build_app() -> Starlette:
-    """The application, without an engine yet; `/livez`, `/readyz` and `/metrics` are BentoML's."""
+    """The application, without an engine yet; `/livez` and `/readyz` are BentoML's."""
     return Starlette(
         routes=[
             Route("/predict", _predict, methods=["POST"]),
@@ -69,6 +71,7 @@ def build_app() -> Starlette:
             Route("/model", _model, methods=["GET"]),
             Route("/certificate", _certificate, methods=["GET"]),
             Route("/docs.json", _docs, methods=["GET"]),
+            Route("/metrics", _metrics, methods=["GET"]),
             Route("/v2", _server_metadata, methods=["GET"]),
             Route("/v2/health/live", _live, methods=["GET"]),
             Route("/v2/health/ready", _ready, methods=["GET"]),
@@ -133,6 +136,10 @@ async def _certificate(request: Request) -> Response:
 
 async def _docs(request: Request) -> Response:
     return JSONResponse(request.app.state.docs)
+
+
+async def _metrics(_: Request) -> Response:
+    return Response(await run_in_threadpool(scrape), media_type=METRICS_TYPE)
 
 
 async def _server_metadata(_: Request) -> Response:
@@ -219,12 +226,14 @@ async def _disconnected(request: Request) -> None:
 
 
 async def _read_body(request: Request, engine: Engine) -> bytes:
-    """The body, read no further than the limit.
+    """The body, read no further than the limit, and not at all when too much waits already.
 
     Raises:
+        OverloadedError: then: beyond saturation most requests are refused, and that must cost little.
         TooLargeError: by the declared length before anything is read, else as soon as too much has come.
         HTTPException: if it is compressed: small bodies could become huge.
     """
+    engine.check_room()
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "a compressed body is not read; send it without Content-Encoding")
     limit = engine.settings.max_body_bytes

@@ -15,9 +15,10 @@ from tasks.errors import ParitybitError
 __all__ = ["Job", "OverloadedError", "Place", "Usage", "WindowQueue"]
 
 _SPEED_MEMORY = 0.9
-"""Weight of what was measured before in the running mean of the engine's speed: it follows within some ten batches."""
+"""Weight of what was measured before in the engine's speed: it follows within some ten micro-batches."""
 
 _TELLING_TOKENS = TOKEN_BUDGET // 4
+"""That wait when a micro-batch is taken whose speed says how fast a queue drains; those of a short queue are small."""
 
 
 class OverloadedError(ParitybitError):
@@ -101,10 +102,12 @@ class WindowQueue:
         self._lock = Lock()
         self._waiting: list[Place] = []
         self._tokens = 0
-        self._tokens_per_s = 0.0
+        self._telling = False
+        self._drained_tokens = 0.0
+        self._drained_seconds = 0.0
 
     def check(self) -> None:
-        """Raises OverloadedError if nothing more can be put, so that nobody tokenizes for it."""
+        """Raises OverloadedError if nothing more can be put, so that nobody reads or tokenizes for it."""
         with self._lock:
             self._make_room(1)
 
@@ -127,6 +130,7 @@ class WindowQueue:
         """
         with self._lock:
             self._drop_abandoned()
+            self._telling = self._tokens >= _TELLING_TOKENS
             if not self._waiting:
                 return []
             lengths = [len(place.window) for place in self._waiting]
@@ -136,13 +140,11 @@ class WindowQueue:
             return taken
 
     def note_speed(self, tokens: int, seconds: float) -> None:
-        """Remembers how fast the engine is when it has much to do; small batches are slow a token and say nothing."""
-        if tokens < _TELLING_TOKENS:
-            return
-        speed = tokens / max(seconds, 1e-6)
+        """Remembers how long the micro-batch that was taken last kept the engine, if much waited with it."""
         with self._lock:
-            known = self._tokens_per_s or speed
-            self._tokens_per_s = _SPEED_MEMORY * known + (1 - _SPEED_MEMORY) * speed
+            if self._telling:
+                self._drained_tokens = _SPEED_MEMORY * self._drained_tokens + tokens
+                self._drained_seconds = _SPEED_MEMORY * self._drained_seconds + seconds
 
     def _make_room(self, tokens: int) -> None:
         if self._has_room(tokens):
@@ -161,7 +163,7 @@ class WindowQueue:
     @property
     def _seconds(self) -> float:
         """That the engine needs for what waits; 0 until it has run a batch that tells."""
-        return self._tokens / self._tokens_per_s if self._tokens_per_s else 0.0
+        return self._tokens * self._drained_seconds / self._drained_tokens if self._drained_tokens else 0.0
 
     def _has_room(self, tokens: int) -> bool:
         fits = self._tokens + tokens <= self._max_tokens and self._seconds <= self._max_seconds

@@ -24,7 +24,7 @@ class ServeSettings(BaseModel):
     # as many texts as a request may have, of 128 tokens each; two seconds of the demo model on two processors
     max_request_tokens: int = Field(default=16_384, ge=1, description="Tokens of a request at most, all its windows.")
     max_queue_tokens: int = Field(default=16_384, ge=1, description="Tokens that wait for the engine at most.")
-    max_queue_ms: int = Field(default=1000, ge=1, description="Milliseconds of work that wait for the engine at most.")
+    max_queue_ms: int = Field(default=250, ge=1, description="Milliseconds of work that wait for the engine at most.")
     # BentoML ends every request after 60 s in its own words
     timeout_ms: int = Field(default=30_000, ge=1, le=59_000, description="Time of a request that names none.")
     api_keys_file: Path | None = Field(default=None, description="Digests of the keys that may ask, one a line.")

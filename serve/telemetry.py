@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # it is imported before everything else, to switch off what other imports would begin
     from tasks import Answer, TaskSpec
 
-__all__ = ["SWITCHES", "Metrics", "switch_off_telemetry"]
+__all__ = ["METRICS_TYPE", "SWITCHES", "Metrics", "scrape", "switch_off_telemetry"]
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of `scrape` (https://prometheus.io/docs/instrumenting/exposition_formats)."""
 
 SWITCHES = {
     "BENTOML_DO_NOT_TRACK": "True",
@@ -38,11 +41,7 @@ _MOST_LABELS = 100
 
 
 class Metrics:
-    """Prometheus metrics of one engine, beside BentoML's own at `/metrics`.
-
-    BentoML collects what the metrics of all its workers leave in PROMETHEUS_MULTIPROC_DIR, in no registry's name
-    (https://prometheus.github.io/client_python/multiprocess). The library reads that variable when it is imported.
-    """
+    """Prometheus metrics of one engine, in no registry's name: `scrape` reads the files that all workers' leave."""
 
     def __init__(self, task: "TaskSpec") -> None:
         """Metrics that have counted nothing yet."""
@@ -74,7 +73,22 @@ class Metrics:
         self.rejected = Counter(
             "paritybit_rejected_requests", "Requests that were not answered.", ["reason"], registry=None
         )
+        self.requests = Counter(
+            "paritybit_requests", "Requests by route and status.", ["path", "status"], registry=None
+        )
+        self.seconds = Histogram(
+            "paritybit_request_seconds",
+            "Seconds from a request's headers to the end of its answer.",
+            ["path"],
+            buckets=_SECONDS,
+            registry=None,
+        )
         self.labels = Counter("paritybit_answers", "Answers that carry a label.", ["label"], registry=None)
+
+    def served(self, path: str, status: int, seconds: float) -> None:
+        """A request: the path of its route, the status of its answer, and its time."""
+        self.requests.labels(path, status).inc()
+        self.seconds.labels(path).observe(seconds)
 
     def ran(self, lengths: Sequence[int], seconds: float, waits: Sequence[float]) -> None:
         """A micro-batch: tokens of its windows, its time, and the waits of the requests that it began."""
@@ -90,6 +104,19 @@ class Metrics:
             for answer in answers:
                 for label in _labels(self._task.task, answer):
                     self.labels.labels(label).inc()
+
+
+def scrape() -> bytes:
+    """What the metrics of all workers of this server count, in Prometheus' text format.
+
+    BentoML names the directory in which they meet (https://prometheus.github.io/client_python/multiprocess).
+    """
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return generate_latest(registry)
 
 
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]

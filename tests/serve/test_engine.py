@@ -1,7 +1,9 @@
 import asyncio
 import json
 import logging
+import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,6 +66,18 @@ def test_a_changed_file_is_refused_by_name(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=r"model\.onnx: changed: its SHA-256"):
         open_engine(ServeSettings(bundle=bundle))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness belongs to the whole process")
+def test_only_the_session_s_own_threads_are_nice(tiny_bundle: Path) -> None:
+    def threads() -> set[int]:
+        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+    before = threads()
+    engine = open_engine(ServeSettings(bundle=tiny_bundle, threads=3))
+    asyncio.run(engine.answer([TextInput("my card")], engine.predictor.parameters({})))
+    niceness = [os.getpriority(os.PRIO_PROCESS, thread) for thread in threads() - before]
+    assert niceness.count(15) == 2, "the third is the engine's, which runs them"
 
 
 def test_an_error_in_the_thread_reaches_the_caller(bundle: Path) -> None:

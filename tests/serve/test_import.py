@@ -1,8 +1,11 @@
 """What importing the service pulls in, in a process of its own."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.serve.conftest import ROOT, environment
 
@@ -77,3 +80,17 @@ import serve
 print(do_not_track())
 """
     assert run(script).split() == ["False", "True"]
+
+
+@pytest.mark.parametrize(("exporter", "traced"), [("", False), ("zipkin", True)])
+def test_nothing_is_traced_until_an_exporter_is_named(exporter: str, traced: bool, tmp_path: Path) -> None:
+    config = tmp_path / "bentoml.yaml"
+    tracing = {"exporter_type": exporter, "sample_rate": 1.0} if exporter else {"sample_rate": 1.0}
+    config.write_text(json.dumps({"tracing": tracing}))
+    code = """
+import serve.service
+from bentoml._internal.configuration.containers import BentoMLContainer
+serve.service.ParitybitService.to_asgi()
+print(not BentoMLContainer.tracing_excluded_urls.get().url_disabled("http://here/predict"))
+"""
+    assert run(code, BENTOML_CONFIG=str(config)).splitlines()[-1] == str(traced)

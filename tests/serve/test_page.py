@@ -45,8 +45,9 @@ def words() -> dict[str, dict[str, str]]:
 # without a browser
 
 
-def test_the_page_comes_with_a_policy_that_lets_only_its_own_script_and_style_in() -> None:
-    response = TestClient(build_app()).get("/ui")
+def test_the_page_comes_with_a_policy_that_lets_only_its_own_script_and_style_in(tmp_path: Path) -> None:
+    app, _ = application(tmp_path / "bundle", "single_label")
+    response = TestClient(app).get("/ui")
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert response.headers["x-content-type-options"] == "nosniff"

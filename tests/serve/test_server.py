@@ -1,6 +1,8 @@
 """`bentoml serve` itself, over HTTP."""
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,8 +145,19 @@ def test_the_model_is_named(server: Server) -> None:
     assert httpx.get(server.url + "/").json() == expected
 
 
-def test_probes_and_metrics_are_bentomls(server: Server) -> None:
-    assert [httpx.get(server.url + path).status_code for path in ("/livez", "/readyz", "/metrics")] == [200] * 3
+def test_probes_are_bentomls(server: Server) -> None:
+    assert [httpx.get(server.url + path).status_code for path in ("/livez", "/readyz")] == [200] * 2
+
+
+def test_headers_that_never_end_are_cut_off(server: Server) -> None:
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=20) as one:
+        one.sendall(b"POST /predict HTTP/1.1\r\nHost: here\r\nX-Long: ")
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 10_000_000:
+                sent += one.send(b"a" * 10_000)
+        assert sent < 10_000_000
 
 
 def scraped(server: Server) -> dict[str, float]:
@@ -158,19 +171,30 @@ def scraped(server: Server) -> dict[str, float]:
     }
 
 
-def test_our_metrics_stand_beside_bentomls(server: Server, predictor: Predictor) -> None:
+def test_metrics_count_what_was_asked(server: Server, predictor: Predictor) -> None:
     label = predictor("blocked")[0]["labels"][0]["label"]
     server.post("/predict", {"inputs": "blocked"})
     server.post("/predict", {"inputs": ""})
+    server.post("/made/up", {})
+    scraped(server)
     before = scraped(server)
     server.post("/predict", {"inputs": ["blocked"] * 3, "parameters": {"top_k": 2}})
     server.post("/predict", {"inputs": ""})
+    server.post("/made/up", {})
     after = scraped(server)
     added = {name: after[name] - before[name] for name in after if after[name] != before[name]}
     assert added.pop("paritybit_batch_tokens_sum") == 9
     assert added.pop("paritybit_engine_seconds_sum") > 0
     assert added.pop("paritybit_queue_wait_seconds_sum") > 0
+    assert all(added.pop(f"paritybit_request_seconds_sum[{path}]") > 0 for path in ("/predict", "/metrics", "other"))
     assert added == {
+        "paritybit_requests_total[/predict][200]": 1,
+        "paritybit_requests_total[/predict][400]": 1,
+        "paritybit_requests_total[/metrics][200]": 1,
+        "paritybit_requests_total[other][404]": 1,
+        "paritybit_request_seconds_count[/predict]": 2,
+        "paritybit_request_seconds_count[/metrics]": 1,
+        "paritybit_request_seconds_count[other]": 1,
         "paritybit_batch_tokens_count": 1,
         "paritybit_batch_padding_ratio_count": 1,
         "paritybit_engine_seconds_count": 1,
