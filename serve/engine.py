@@ -33,7 +33,7 @@ _MOST_ENCODING = 64
 _NICENESS = 15
 """Of ONNX Runtime's own threads, which spin while they wait: the event loop has its processor before them.
 
-Not of the engine's thread, which they help: it holds the interpreter's lock now and then, for which the event loop waits.
+Not of the engine's thread, which they help: now and then it holds the interpreter's lock, for which the loop waits.
 """
 
 _P = ParamSpec("_P")
