@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
+from tritonclient import http
 
 from bundle import Predictor
 from tests.serve.conftest import Server, serving
@@ -84,18 +85,16 @@ def test_bentomls_readyz_is_a_503_once_the_engine_takes_nothing_new(tiny_bundle:
 
 @pytest.fixture
 def triton(locked: Server) -> Any:
-    """A client of Triton's own, which knows nothing of this service."""
-    http = pytest.importorskip("tritonclient.http")
-    return http, http.InferenceServerClient(locked.url.removeprefix("http://"))
+    """Triton's own client, which knows nothing of this service."""
+    return http.InferenceServerClient(locked.url.removeprefix("http://"))
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_tritons_client_reads_texts_and_scores(triton: Any, tiny_bundle: Path, binary: bool) -> None:
-    http, client = triton
     texts = http.InferInput("text", [len(TEXTS)], "BYTES")
     texts.set_data_from_numpy(np.array([text.encode() for text in TEXTS], dtype=np.object_), binary_data=binary)
     outputs = [http.InferRequestedOutput(name, binary_data=binary) for name in ("label", "score", "json")]
-    result = client.infer(
+    result = triton.infer(
         "tiny", [texts], outputs=outputs, request_id="7", headers=dict(HEADERS), parameters={"top_k": 2}
     )
     expected = Predictor.load(tiny_bundle, threads=1)(TEXTS, top_k=2)
@@ -109,18 +108,17 @@ def test_tritons_client_reads_texts_and_scores(triton: Any, tiny_bundle: Path, b
 
 
 def test_tritons_client_knows_the_server_its_model_and_its_errors(triton: Any) -> None:
-    http, client = triton
-    assert client.is_server_live()
-    assert client.is_server_ready()
-    assert client.is_model_ready("tiny")
-    assert "binary_tensor_data" in client.get_server_metadata(headers=dict(HEADERS))["extensions"]
-    metadata = client.get_model_metadata("tiny", headers=dict(HEADERS))
+    assert triton.is_server_live()
+    assert triton.is_server_ready()
+    assert triton.is_model_ready("tiny")
+    assert "binary_tensor_data" in triton.get_server_metadata(headers=dict(HEADERS))["extensions"]
+    metadata = triton.get_model_metadata("tiny", headers=dict(HEADERS))
     assert [one["name"] for one in metadata["inputs"]] == ["text", "text_pair"]
     numbers = http.InferInput("text", [1], "FP32")
     numbers.set_data_from_numpy(np.zeros(1, dtype=np.float32))
     with pytest.raises(http.InferenceServerException, match="Input should be 'BYTES'"):
-        client.infer("tiny", [numbers], headers=dict(HEADERS))
+        triton.infer("tiny", [numbers], headers=dict(HEADERS))
     with pytest.raises(http.InferenceServerException, match="expected a key of this service"):
-        client.infer("tiny", [numbers])
+        triton.infer("tiny", [numbers])
     with pytest.raises(http.InferenceServerException, match="no such model; this server has tiny"):
-        client.get_model_metadata("other", headers=dict(HEADERS))
+        triton.get_model_metadata("other", headers=dict(HEADERS))
