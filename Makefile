@@ -16,7 +16,7 @@ SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 # imports it, bytecode is kept
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo finetune export bench serve bento container test test-fast test-thorough check clean
+.PHONY: setup demo finetune export bench serve bento container test test-fast test-thorough test-container check clean
 
 demo: setup
 	@echo "== 1/5 finetune: labelled text and a base model in, a checkpoint out"
@@ -65,6 +65,10 @@ test: setup
 
 test-fast: setup
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not real and not thorough and not main_job"
+
+# root on Debian: installs podman and makes a base image where they are missing
+test-container: setup
+	.ci/podman $(BIN)/pytest tests/serve/test_container.py -m container
 
 test-thorough: setup
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m thorough

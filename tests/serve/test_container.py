@@ -1,24 +1,33 @@
-"""A real container of a Bento: built by BentoML with podman, run without rights, network bridge or writable disk."""
+"""A real container of a Bento: built by BentoML with podman, run without rights, network bridge or writable disk.
 
+`make test-container` brings the podman. The Bento is of the bundle of `make demo` or `make test`, where there is one.
+"""
+
+import json
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from bundle import Predictor
+from bundle.manifest import MANIFEST_FILE, read_manifest
 from tests.serve.conftest import ROOT, free_port
 from tests.serve.test_bento import run
 
-IMAGE = "localhost/paritybit-tiny:test"
+IMAGE = "localhost/paritybit:test"
+BUNDLES = [ROOT / "build" / name / "bundle" for name in ("banking77", "tests")]
+TEXTS = ROOT / "recipes" / "data" / "banking77" / "test.jsonl"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 HARDENED = [
     "--network",
     "host",
     "--memory",
-    "512m",
+    "1g",
     "--cpus",
     "1",
     "--pids-limit",
@@ -45,11 +54,16 @@ def why_not() -> str | None:
 
 
 @pytest.fixture(scope="module")
-def image(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def bundle(tiny_bundle: Path) -> Path:
+    return next((one for one in BUNDLES if (one / MANIFEST_FILE).is_file()), tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def image(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if reason := why_not():
         pytest.skip(reason)
     home = tmp_path_factory.mktemp("bentoml")
-    tag = run(home, ROOT, "serve.bento", str(tiny_bundle)).stdout.strip()
+    tag = run(home, ROOT, "serve.bento", str(bundle)).stdout.strip()
     # the host's certificates, for an index behind a proxy that signs for itself
     volume = f"volume={CERTIFICATES}:{CERTIFICATES}:ro"
     built = run(home, home, "bentoml", "containerize", tag, "--backend", "podman", "-t", IMAGE, "--opt", volume)
@@ -59,7 +73,7 @@ def image(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.container
-def test_a_hardened_container_answers_and_stops(image: str) -> None:
+def test_a_hardened_container_answers_and_stops(image: str, bundle: Path) -> None:
     port = free_port()
     variables = {"BENTOML_HOME": "/tmp/bentoml", "BENTOML_HOST": "127.0.0.1", "BENTOML_PORT": str(port)}
     settings = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
@@ -68,10 +82,11 @@ def test_a_hardened_container_answers_and_stops(image: str) -> None:
     assert started.returncode == 0, started.stderr
     container = started.stdout.strip()
     try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, container)
-        answer = httpx.post(url + "/predict", json={"inputs": "Where is my card?", "parameters": {"top_k": 1}}).json()
-        assert answer["model"] == "tiny"
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            wait_until_ready(client, container)
+            assert client.get("/model").json()["name"] == read_manifest(bundle).name
+            assert_says_what_the_bundle_says(client, bundle)
+        assert resident_mib(container) <= 400
         assert podman("exec", container, "id", "-u").stdout.strip() != "0"
         for module in ("torch", "transformers"):
             imported = podman("exec", container, "/app/.venv/bin/python", "-c", f"import {module}")
@@ -82,12 +97,37 @@ def test_a_hardened_container_answers_and_stops(image: str) -> None:
         podman("rm", "--force", container)
 
 
-def wait_until_ready(url: str, container: str, seconds: float = 60) -> None:
+def assert_says_what_the_bundle_says(client: httpx.Client, bundle: Path) -> None:
+    """For real texts, eight callers at once."""
+    texts = [json.loads(line)["text"] for line in TEXTS.read_text().splitlines()[::20]]
+
+    def ask(text: str) -> dict[str, float]:
+        response = client.post("/predict", json={"inputs": text, "parameters": {"top_k": 1}})
+        assert response.status_code == 200, response.text
+        label: dict[str, float] = response.json()["answers"][0]["labels"][0]
+        return label
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, texts))
+    expected = [answer["labels"][0] for answer in Predictor.load(bundle)(texts, top_k=1)]
+    assert len(answers) >= 150
+    assert [one["label"] for one in answers] == [one["label"] for one in expected]
+    assert [one["score"] for one in answers] == pytest.approx([one["score"] for one in expected], abs=1e-5)
+
+
+def resident_mib(container: str) -> float:
+    return sum(map(float, podman("top", container, "rss").stdout.split()[1:])) / 1024
+
+
+def wait_until_ready(client: httpx.Client, container: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    running = "true"
+    while time.monotonic() < deadline and running == "true":
         try:
-            if httpx.get(url + "/readyz", timeout=10).status_code == 200:
+            if client.get("/readyz").status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.2)
-    pytest.fail(f"the container is not ready: {podman('logs', container).stdout}")
+        running = podman("inspect", container, "--format", "{{.State.Running}}").stdout.strip()
+    logs = podman("logs", container)
+    pytest.fail(f"the container is not ready: {logs.stdout}{logs.stderr}")
