@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -24,7 +26,7 @@ from tasks.base import Encoded, Gold, Task
 from tasks.encoding import collate
 from tasks.errors import InterruptionError, ParitybitError
 
-__all__ = ["EncodedSplit", "TrainingLog", "read_training_log", "train"]
+__all__ = ["EncodedSplit", "TrainingLog", "read_training_log", "set_head_bias", "train"]
 
 _LOG_FILE = "trained.json"
 _STATE_FILE = "trainer_state.json"  # Trainer writes it last into each of its checkpoints
@@ -321,6 +323,19 @@ class _Progress(TrainerCallback):
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def set_head_bias(model: torch.nn.Module, bias: npt.NDArray[np.float32]) -> None:
+    """Gives the model's last layer a bias.
+
+    Args:
+        model: whose last linear layer with as many outputs as there are labels is the head's.
+        bias: shape `[labels]`.
+    """
+    layers = (one for one in model.modules() if isinstance(one, torch.nn.Linear))
+    head = [one for one in layers if one.out_features == len(bias)][-1]
+    with torch.no_grad():
+        head.bias.copy_(torch.from_numpy(bias))
 
 
 def _freeze_embeddings(model: torch.nn.Module) -> None:

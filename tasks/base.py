@@ -210,6 +210,13 @@ class Task(Protocol):
         """
         ...
 
+    def initial_bias(self, golds: Sequence[Gold]) -> FloatArray | None:
+        """What a new head says of every input, from the training rows: float32, shape `[labels]`.
+
+        None where nothing is a good beginning.
+        """
+        ...
+
     def targets(self, encoded: Encoded, golds: Sequence[Gold]) -> list[Any]:
         """What the loss wants of each window, in order."""
         ...

@@ -141,6 +141,10 @@ class QuestionAnswering:
         windows = tokenizer.encode([self.texts(one) for one in inputs], _over_context(stride), aligned=True)
         return Encoded(inputs, windows)
 
+    def initial_bias(self, golds: Sequence[GoldAnswers]) -> FloatArray | None:
+        """None."""
+        return None
+
     def targets(self, encoded: Encoded, golds: Sequence[GoldAnswers]) -> list[tuple[int, int]]:
         """First and last token of the first right answer; twice the first special token where it is not all there."""
         targets: list[tuple[int, int]] = []

@@ -107,6 +107,10 @@ class SingleLabel:
         """One window an input, or several where the options say so."""
         return encode_texts(tokenizer, inputs, self._options)
 
+    def initial_bias(self, golds: Sequence[str]) -> FloatArray | None:
+        """None."""
+        return None
+
     def targets(self, encoded: Encoded, golds: Sequence[str]) -> list[int]:
         """Label ids."""
         return repeated(encoded, [self._ids[gold] for gold in golds])

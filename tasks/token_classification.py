@@ -144,6 +144,10 @@ class TokenClassification:
         stride = tokenizer.max_length // 4 if self._options.stride is None else self._options.stride
         return Encoded(inputs, tokenizer.encode([self.texts(one) for one in inputs], overlapping(stride), aligned=True))
 
+    def initial_bias(self, golds: Golds) -> FloatArray | None:
+        """None."""
+        return None
+
     def targets(self, encoded: Encoded, golds: Golds) -> list[IntArray]:
         """The tag of each token, int64, shape `[tokens]`; -100 for a token that is not judged.
 
