@@ -143,6 +143,17 @@ def test_changed_data_is_trained_again(tmp_path: Path, tiny_base: Path) -> None:
     assert first.checkpoint == second.checkpoint
 
 
+def test_moved_data_is_not_trained_again(tmp_path: Path, tiny_base: Path) -> None:
+    data = write_toy_data(tmp_path / "data")
+    output = tmp_path / "checkpoint"
+    finetune(load_recipe(write_toy_recipe(data, tiny_base), SHORT), output)
+    moved = data.rename(tmp_path / "moved")
+    again = finetune(load_recipe(moved / "toy.toml", SHORT), output)
+    assert again.reused
+    # from there export reads its rows
+    assert read(again, "run.json")["recipe"]["data"]["train"] == str(moved / "train.jsonl")
+
+
 def test_the_same_seed_gives_the_same_weights(run: Callable[..., FinetuneResult], short: FinetuneResult) -> None:
     assert same_weights(run().checkpoint, short.checkpoint)
     assert not same_weights(run("seed=8").checkpoint, short.checkpoint)
