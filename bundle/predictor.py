@@ -17,12 +17,9 @@ from tasks import Answer, Encoded, Input, Tokenizer, Window, collate, load_task
 from tasks.base import FloatArray
 from tasks.encoding import without_padding
 from tasks.errors import BundleError, InputError
-from tasks.inputs import input_from_json
+from tasks.inputs import Asked, input_from_json
 
-__all__ = ["Asked", "GoldenReport", "Predictor"]
-
-Asked = str | dict[str, Any] | Input
-"""What can be asked: a text, an input of the task, or the same as a dictionary."""
+__all__ = ["GoldenReport", "Predictor"]
 
 
 @dataclass(frozen=True, slots=True)

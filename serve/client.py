@@ -26,10 +26,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks import Answer, Input
 from tasks.errors import InputError, ParitybitError
-from tasks.inputs import input_to_json
+from tasks.inputs import Asked, input_to_json
 
 __all__ = [
-    "Asked",
     "AsyncClient",
     "Client",
     "ModelInfo",
@@ -38,9 +37,6 @@ __all__ = [
     "TooLateError",
     "UnavailableError",
 ]
-
-Asked = str | dict[str, Any] | Input
-"""What can be asked: a text, an input of the task, or the same as a dictionary."""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0

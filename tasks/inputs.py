@@ -8,7 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tasks.errors import InputError
 
-__all__ = ["Input", "QuestionInput", "TextInput", "WordsInput", "input_from_json", "input_to_json", "shape_of"]
+__all__ = ["Asked", "Input", "QuestionInput", "TextInput", "WordsInput", "input_from_json", "input_to_json", "shape_of"]
 
 _CLOSED = ConfigDict(extra="forbid")
 
@@ -43,6 +43,8 @@ class QuestionInput:
 
 
 Input = TextInput | WordsInput | QuestionInput
+Asked = str | dict[str, Any] | Input
+"""What can be asked: a text, an input of the task, or the same as a dictionary."""
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (TextInput, WordsInput, QuestionInput)}
 _MESSAGES = {
