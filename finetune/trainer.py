@@ -22,11 +22,12 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from finetune.inference import model_inputs, predict, to_tensors
 from finetune.recipe import Recipe
+from tasks import Window
 from tasks.base import Encoded, Gold, Task
 from tasks.encoding import collate
 from tasks.errors import InterruptionError, ParitybitError
 
-__all__ = ["EncodedSplit", "TrainingLog", "read_training_log", "set_head_bias", "train"]
+__all__ = ["EncodedSplit", "TrainingLog", "begin_with_bias", "read_training_log", "train"]
 
 _LOG_FILE = "trained.json"
 _STATE_FILE = "trainer_state.json"  # Trainer writes it last into each of its checkpoints
@@ -96,6 +97,10 @@ def train(
         _freeze_embeddings(model)
     if recipe.train.dropout is not None:
         _set_dropout(model, recipe.train.dropout)
+    targets = task.targets(training.encoded, training.golds)
+    bias = task.initial_bias(targets)
+    if bias is not None:
+        begin_with_bias(model, bias)
     steps_per_epoch = math.ceil(len(training.encoded.windows) / recipe.train.batch_size)
     stop, bar = _StopOnSignal(), _Progress(recipe.train.epochs, report, task.primary_metric)
     callbacks: list[TrainerCallback] = [bar, stop]
@@ -107,7 +112,8 @@ def train(
         pad_id=pad_id,
         model=model,
         args=_arguments(recipe, task, work, steps_per_epoch),
-        training=training,
+        windows=training.encoded.windows,
+        targets=targets,
     )
     # both print log lines over the progress bar
     trainer.remove_callback(PrinterCallback)
@@ -191,17 +197,15 @@ class _Trainer(Trainer):
         pad_id: int,
         model: torch.nn.Module,
         args: TrainingArguments,
-        training: EncodedSplit,
+        windows: Sequence[Window],
+        targets: Sequence[Any],
     ) -> None:
-        windows = training.encoded.windows
         self._task = task
         self._lengths = [len(window) for window in windows]
         self._validation = validation
         self._pad_id = pad_id
         self._plain_model = model
         names = model_inputs(model)
-
-        targets = task.targets(training.encoded, training.golds)
 
         def batch(rows: Sequence[int]) -> dict[str, torch.Tensor]:
             chosen = [windows[row] for row in rows]
@@ -325,8 +329,8 @@ class _Progress(TrainerCallback):
             self._bar.close()
 
 
-def set_head_bias(model: torch.nn.Module, bias: npt.NDArray[np.float32]) -> None:
-    """Gives the model's last layer a bias.
+def begin_with_bias(model: torch.nn.Module, bias: npt.NDArray[np.float32]) -> None:
+    """Gives a new head its bias; one that was trained before has its own and keeps it.
 
     Args:
         model: whose last linear layer with as many outputs as there are labels is the head's.
@@ -334,8 +338,9 @@ def set_head_bias(model: torch.nn.Module, bias: npt.NDArray[np.float32]) -> None
     """
     layers = (one for one in model.modules() if isinstance(one, torch.nn.Linear))
     head = [one for one in layers if one.out_features == len(bias)][-1]
-    with torch.no_grad():
-        head.bias.copy_(torch.from_numpy(bias))
+    if head.bias is not None and not head.bias.any():
+        with torch.no_grad():
+            head.bias.copy_(torch.from_numpy(bias))
 
 
 def _freeze_embeddings(model: torch.nn.Module) -> None:

@@ -142,15 +142,9 @@ def _train_and_publish(
 def _fresh_model(inputs: _Inputs) -> Any:
     from transformers import set_seed
 
-    from finetune.trainer import set_head_bias
-
     # Trainer seeds too, but only after the head was drawn
     set_seed(inputs.recipe.seed)
-    model = _load_model(inputs, inputs.base.location)
-    bias = inputs.task.initial_bias(inputs.data.train.golds)
-    if bias is not None:
-        set_head_bias(model, bias)
-    return model
+    return _load_model(inputs, inputs.base.location)
 
 
 def _load_model(inputs: _Inputs, location: str) -> Any:

@@ -210,15 +210,18 @@ class Task(Protocol):
         """
         ...
 
-    def initial_bias(self, golds: Sequence[Gold]) -> FloatArray | None:
-        """What a new head says of every input, from the training rows: float32, shape `[labels]`.
-
-        None where nothing is a good beginning.
-        """
-        ...
-
     def targets(self, encoded: Encoded, golds: Sequence[Gold]) -> list[Any]:
         """What the loss wants of each window, in order."""
+        ...
+
+    def initial_bias(self, targets: Sequence[Any]) -> FloatArray | None:
+        """What a new head says of every window before it has seen one: float32, shape `[labels]`.
+
+        None where zeros say it well enough.
+
+        Args:
+            targets: of the training rows.
+        """
         ...
 
     def collate_targets(self, targets: Sequence[Any], length: int) -> dict[str, npt.NDArray[Any]]:

@@ -129,18 +129,18 @@ class MultiLabel:
         """One window an input, or several where the options say so."""
         return encode_texts(tokenizer, inputs, self._options)
 
-    def initial_bias(self, golds: Sequence[tuple[str, ...]]) -> FloatArray:
+    def targets(self, encoded: Encoded, golds: Sequence[tuple[str, ...]]) -> list[FloatArray]:
+        """For each window 1.0 for the labels of its input, else 0.0; float32, shape `[labels]`."""
+        return repeated(encoded, list(self._multi_hot(golds).astype(np.float32)))
+
+    def initial_bias(self, targets: Sequence[FloatArray]) -> FloatArray:
         """How often each label is given, as log-odds (Lin et al. 2017, Focal Loss for Dense Object Detection, 4.1).
 
         From even odds the encoder first learns to say no to everything, and hardly comes back from there.
         """
-        given = self._multi_hot(golds).sum(axis=0) + 1
-        log_odds: FloatArray = np.log(given / (len(golds) + 2 - given)).astype(np.float32)
+        given = np.sum(targets, axis=0) + 1
+        log_odds: FloatArray = np.log(given / (len(targets) + 2 - given)).astype(np.float32)
         return log_odds
-
-    def targets(self, encoded: Encoded, golds: Sequence[tuple[str, ...]]) -> list[FloatArray]:
-        """For each window 1.0 for the labels of its input, else 0.0; float32, shape `[labels]`."""
-        return repeated(encoded, list(self._multi_hot(golds).astype(np.float32)))
 
     def collate_targets(self, targets: Sequence[FloatArray], length: int) -> dict[str, npt.NDArray[Any]]:
         """`labels`, float32, shape `[batch, labels]`."""

@@ -141,10 +141,6 @@ class QuestionAnswering:
         windows = tokenizer.encode([self.texts(one) for one in inputs], _over_context(stride), aligned=True)
         return Encoded(inputs, windows)
 
-    def initial_bias(self, golds: Sequence[GoldAnswers]) -> FloatArray | None:
-        """None."""
-        return None
-
     def targets(self, encoded: Encoded, golds: Sequence[GoldAnswers]) -> list[tuple[int, int]]:
         """First and last token of the first right answer; twice the first special token where it is not all there."""
         targets: list[tuple[int, int]] = []
@@ -152,6 +148,10 @@ class QuestionAnswering:
             start, end = (gold.starts[0], gold.starts[0] + len(gold.texts[0])) if gold.texts else (0, 0)
             targets += token_spans(encoded.windows[span], start, end)
         return targets
+
+    def initial_bias(self, targets: Sequence[tuple[int, int]]) -> FloatArray | None:
+        """None."""
+        return None
 
     def collate_targets(self, targets: Sequence[tuple[int, int]], length: int) -> dict[str, npt.NDArray[Any]]:
         """`start_positions` and `end_positions`, int64, shape `[batch]`."""

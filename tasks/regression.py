@@ -113,13 +113,13 @@ class Regression:
         """One window an input, or several where the options say so."""
         return encode_texts(tokenizer, inputs, self._options)
 
-    def initial_bias(self, golds: Sequence[float]) -> FloatArray | None:
-        """None."""
-        return None
-
     def targets(self, encoded: Encoded, golds: Sequence[float]) -> list[float]:
         """Standardised numbers."""
         return repeated(encoded, [(gold - self._options.mean) / self._options.std for gold in golds])
+
+    def initial_bias(self, targets: Sequence[float]) -> FloatArray | None:
+        """None."""
+        return None
 
     def collate_targets(self, targets: Sequence[float], length: int) -> dict[str, npt.NDArray[Any]]:
         """`labels`, float32, shape `[batch]`."""

@@ -107,13 +107,13 @@ class SingleLabel:
         """One window an input, or several where the options say so."""
         return encode_texts(tokenizer, inputs, self._options)
 
-    def initial_bias(self, golds: Sequence[str]) -> FloatArray | None:
-        """None."""
-        return None
-
     def targets(self, encoded: Encoded, golds: Sequence[str]) -> list[int]:
         """Label ids."""
         return repeated(encoded, [self._ids[gold] for gold in golds])
+
+    def initial_bias(self, targets: Sequence[int]) -> FloatArray | None:
+        """None."""
+        return None
 
     def collate_targets(self, targets: Sequence[int], length: int) -> dict[str, npt.NDArray[Any]]:
         """`labels`, int64, shape `[batch]`."""

@@ -144,10 +144,6 @@ class TokenClassification:
         stride = tokenizer.max_length // 4 if self._options.stride is None else self._options.stride
         return Encoded(inputs, tokenizer.encode([self.texts(one) for one in inputs], overlapping(stride), aligned=True))
 
-    def initial_bias(self, golds: Golds) -> FloatArray | None:
-        """None."""
-        return None
-
     def targets(self, encoded: Encoded, golds: Golds) -> list[IntArray]:
         """The tag of each token, int64, shape `[tokens]`; -100 for a token that is not judged.
 
@@ -166,6 +162,13 @@ class TokenClassification:
             ids[units.tokens] = self._tag_ids(overlapped(units, gold), gold)
             targets += [ids[window.aligned.positions] for window in windows]
         return targets
+
+    def initial_bias(self, targets: Sequence[IntArray]) -> FloatArray:
+        """How often each tag is given, as logarithm of its share; most tokens are outside of all entities."""
+        ids = np.concatenate(targets)
+        given = np.bincount(ids[ids != IGNORED], minlength=len(self.spec.labels)) + 1
+        log_shares: FloatArray = np.log(given / given.sum()).astype(np.float32)
+        return log_shares
 
     def collate_targets(self, targets: Sequence[IntArray], length: int) -> dict[str, npt.NDArray[Any]]:
         """`labels`, int64, shape `[batch, length]`, -100 for padding."""
