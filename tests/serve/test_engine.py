@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,22 @@ def test_only_the_session_s_own_threads_are_nice(tiny_bundle: Path) -> None:
     before = threads()
     engine = open_engine(ServeSettings(bundle=tiny_bundle, threads=3))
     asyncio.run(engine.answer([TextInput("my card")], engine.predictor.parameters({})))
-    niceness = [os.getpriority(os.PRIO_PROCESS, thread) for thread in threads() - before]
-    assert niceness.count(15) == 2, "the third is the engine's, which runs them"
+
+    def nice() -> int:
+        return sum(niceness(thread) == 15 for thread in threads() - before)
+
+    # the thread that opened the session is joined by then, but may not have come to its end
+    deadline = time.monotonic() + 20
+    while nice() > 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert nice() == 2, "the third is the engine's, which runs them"
+
+
+def niceness(thread: int) -> int | None:
+    try:
+        return os.getpriority(os.PRIO_PROCESS, thread)
+    except ProcessLookupError:
+        return None
 
 
 def test_an_error_in_the_thread_reaches_the_caller(bundle: Path) -> None:
@@ -90,7 +105,8 @@ class Held:
     """An engine whose micro-batches wait until they are let go, and are written down."""
 
     def __init__(self, bundle: Path, **settings: int) -> None:
-        self.engine = Engine(Predictor.load(bundle, threads=1), ServeSettings(**settings))
+        # whatever a busy machine takes for a micro-batch, only the limits that a test sets refuse
+        self.engine = Engine(Predictor.load(bundle, threads=1), ServeSettings(**{"max_queue_ms": 60_000} | settings))
         self.parameters = self.engine.predictor.parameters({})
         self.batches: list[list[int]] = []
         self.go = threading.Event()
