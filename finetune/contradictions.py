@@ -10,7 +10,10 @@ from typing import Any
 from finetune.rows import Columns
 from tasks.base import Task
 
-__all__ = ["data_contradictions", "task_contradictions"]
+__all__ = ["data_contradictions", "task_contradictions", "training_contradictions"]
+
+_FOR_LABELS = ("label_smoothing", "class_weights", "focal_gamma")
+_FOR_SEVERAL_LABELS = ("focal_gamma", "max_positive_weight", "negative_gamma", "probability_margin")
 
 
 def data_contradictions(raw: dict[str, Any]) -> Iterator[str]:
@@ -32,6 +35,40 @@ def task_contradictions(raw: dict[str, Any], task: type[Task]) -> Iterator[str]:
     yield from _of_labels(raw.get("labels"), task)
     named = _section(_section(raw, "data"), "columns")
     yield from _of_columns({field: column for field, column in named.items() if isinstance(column, str)}, task)
+
+
+def training_contradictions(raw: dict[str, Any], task: type[Task]) -> Iterator[str]:
+    """Keys of `[train]`, `[loss]` and `[regularize]` that exclude or need each other, or that the task cannot use.
+
+    Not for a stored recipe, which has every default filled in.
+    """
+    train, loss, regularize = (_section(raw, name) for name in ("train", "loss", "regularize"))
+    batch, part = train.get("batch_size", 32), train.get("micro_batch_size", 1)
+    if isinstance(batch, int) and isinstance(part, int) and part > 0 and batch % part:
+        yield f"train.micro_batch_size: found {part}; expected a divisor of train.batch_size, which is {batch}"
+    if train.get("gradual_unfreezing") and train.get("freeze_encoder"):
+        yield "train.gradual_unfreezing: found together with train.freeze_encoder; expected one of the two"
+    if loss.get("label_smoothing") and loss.get("class_weights", "none") != "none":
+        yield "loss.label_smoothing: found together with loss.class_weights; expected one of the two"
+    usable = _usable_loss_keys(task)
+    for key in loss:
+        if key not in usable and key in (*_FOR_LABELS, *_FOR_SEVERAL_LABELS):
+            expected = ", ".join(usable) or "none"
+            yield f"loss.{key}: found with the task {task.name}, which has no use for it; expected {expected}"
+    if "adversarial_steps" in regularize and not regularize.get("adversarial_epsilon"):
+        yield "regularize.adversarial_steps: found without regularize.adversarial_epsilon; expected together with it"
+    for key, average in (("ema_decay", "ema"), ("swa_share", "swa")):
+        if key in regularize and regularize.get("average") != average:
+            yield f'regularize.{key}: found without regularize.average = "{average}"; expected together with it'
+    if regularize.get("r_drop") and train.get("dropout") == 0:
+        yield "regularize.r_drop: found with train.dropout = 0; expected some dropout, by which two passes differ"
+
+
+def _usable_loss_keys(task: type[Task]) -> tuple[str, ...]:
+    if task.loss == "binary_cross_entropy":
+        return _FOR_SEVERAL_LABELS
+    # what a span chooses among are places, which are neither rare nor alike
+    return _FOR_LABELS if task.loss == "cross_entropy" and task.takes_labels else ()
 
 
 def _of_labels(labels: Any, task: type[Task]) -> Iterator[str]:

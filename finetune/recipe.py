@@ -11,13 +11,23 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator
 
-from finetune.contradictions import data_contradictions, task_contradictions
+from finetune.contradictions import data_contradictions, task_contradictions, training_contradictions
 from tasks.base import Frozen
 from tasks.catalogue import TASKS
 from tasks.checkpoint import RUN_FILE
 from tasks.errors import CheckpointError, RecipeError
 
-__all__ = ["DataSection", "ExportSection", "Format", "Recipe", "TrainSection", "load_recipe", "recipe_of_run"]
+__all__ = [
+    "DataSection",
+    "ExportSection",
+    "Format",
+    "LossSection",
+    "Recipe",
+    "RegularizeSection",
+    "TrainSection",
+    "load_recipe",
+    "recipe_of_run",
+]
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "conll", "squad"]
 Name = Annotated[str, Field(min_length=1)]
@@ -47,16 +57,32 @@ class DataSection(Frozen):
 
 
 class TrainSection(Frozen):
-    """`[train]`: the defaults are Mosbach et al. 2021 (arXiv:2006.04884), shortened, for a model of BERT-base size."""
+    """`[train]`: the defaults are Mosbach et al. 2021 (arXiv:2006.04884), shortened."""
 
-    learning_rate: float = Field(default=3e-5, gt=0, le=1, description="Peak; linear warm-up, then linear decay to 0.")
-    epochs: int = Field(default=4, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=1, description="Peak; chosen by the base model's width when missing: 2e-4, 3e-5 or 2e-5."
+    )
+    epochs: int | None = Field(
+        default=None, ge=1, description="Chosen when missing: 4, or with few rows as many as make 400 steps."
+    )
+    batch_size: int = Field(default=32, ge=1, description="Rows of an optimizer step.")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="Rows in memory at once; a divisor of `batch_size`, which it is when missing."
+    )
+    optimizer: Literal["adamw", "adafactor", "adamw_8bit"] = Field(
+        default="adamw", description="8 bit is for CUDA and needs bitsandbytes."
+    )
+    bias_correction: bool = Field(default=True, description="Without it Adam is that of the first BERT, and unstable.")
+    schedule: Literal["linear", "cosine", "polynomial", "constant"] = Field(
+        default="linear", description="Of the learning rate after the warm-up; down to 0 but for constant."
+    )
     warmup_ratio: Ratio = Field(default=0.1, description="Share of all steps.")
     weight_decay: Ratio = Field(default=0.01, description="Not on biases and norms.")
     adam_epsilon: float = Field(default=1e-6, gt=0, le=1)
     max_grad_norm: float = Field(default=1.0, ge=0, description="Gradients are clipped to this norm; 0 clips nothing.")
-    evaluations_per_epoch: int = Field(default=1, ge=1, description="The best evaluated checkpoint is kept.")
+    evaluations_per_epoch: int = Field(
+        default=1, ge=1, description="The best evaluated checkpoint is kept. At most 20 in all where epochs are chosen."
+    )
     early_stopping_patience: int = Field(
         default=3, ge=0, description="Evaluations without a better one after which training stops; 0 never stops."
     )
@@ -64,7 +90,74 @@ class TrainSection(Frozen):
         default=None, description="Of every layer in training; the base model's own when missing. 0 learns fastest."
     )
     freeze_embeddings: bool = Field(default=False, description="Keeps the embeddings as pre-trained; saves time.")
+    freeze_layers: int = Field(
+        default=0, ge=0, description="That many of the lowest layers stay as pre-trained, with the embeddings."
+    )
+    freeze_encoder: bool = Field(default=False, description="Trains the head alone.")
+    gradual_unfreezing: bool = Field(
+        default=False, description="The head alone at first, one layer more with each epoch (Howard & Ruder 2018)."
+    )
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="Learning rate of a layer over that of the layer above (Sun et al. 2019)."
+    )
+    reinitialize_layers: int = Field(
+        default=0, ge=0, description="That many of the top layers, and the pooler, drawn anew (Zhang et al. 2021)."
+    )
+    keep_layers: int | None = Field(
+        default=None, ge=1, description="Leaves out the layers above: smaller and faster (Sajjad et al. 2020)."
+    )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 autocast is meant for GPUs.")
+
+
+class LossSection(Frozen):
+    """`[loss]`: changes to what the task minimises. A key that it has no use for is refused."""
+
+    label_smoothing: Ratio = Field(default=0.0, description="Share of each target given to all labels alike.")
+    class_weights: Literal["none", "inverse", "sqrt_inverse", "effective_number"] = Field(
+        default="none", description="Rare labels count for more (Cui et al. 2019); not together with smoothing."
+    )
+    focal_gamma: float = Field(
+        default=0.0, ge=0, description="What is right already counts for less (Lin et al. 2017); 2 is usual."
+    )
+    max_positive_weight: float = Field(
+        default=1.0, ge=1, description="Of several labels: a label on a text counts by its rarity, up to this."
+    )
+    negative_gamma: float | None = Field(
+        default=None, ge=0, description="`focal_gamma` of labels that a text has not (Ridnik et al. 2021); 4 is usual."
+    )
+    probability_margin: Ratio = Field(
+        default=0.0, description="Labels that a text has not and that are less probable count nothing; .05 is usual."
+    )
+
+
+class RegularizeSection(Frozen):
+    """`[regularize]`: all off by default."""
+
+    r_drop: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of how far two passes with dropout differ (Liang et al. 2021); 1 to 5.",
+    )
+    adversarial_epsilon: float = Field(
+        default=0.0, ge=0, description="Length by which word embeddings are moved to where the loss rises; 1 is usual."
+    )
+    adversarial_steps: int = Field(
+        default=1, ge=1, description="1 is FGM (Miyato et al. 2017), more is FreeLB (Zhu et al. 2020)."
+    )
+    neftune_alpha: float = Field(
+        default=0.0, ge=0, description="Noise on word embeddings (Jain et al. 2023); 5 is usual."
+    )
+    mixout: Ratio = Field(
+        default=0.0, description="Share of weights replaced by pre-trained ones at each step (Lee et al. 2020); .1."
+    )
+    pull_to_pretrained: Ratio = Field(
+        default=0.0, description="Weight decay towards the pre-trained weights (L2-SP, Li et al. 2018)."
+    )
+    average: Literal["none", "ema", "swa"] = Field(
+        default="none", description="Which average of the weights is evaluated and published."
+    )
+    ema_decay: Ratio = Field(default=0.999, description="Of the exponential average.")
+    swa_share: float = Field(default=0.25, gt=0, le=1, description="Last part of training, of the equal average.")
 
 
 class ExportSection(Frozen):
@@ -111,6 +204,8 @@ class Recipe(Frozen):
     options: dict[str, JsonValue] = Field(default={}, description="What the task lets a recipe choose.")
     data: DataSection
     train: TrainSection = TrainSection()
+    loss: LossSection = LossSection()
+    regularize: RegularizeSection = RegularizeSection()
     export: ExportSection = ExportSection()
 
     @field_validator("task")
@@ -172,6 +267,8 @@ def _validated(raw: dict[str, Any], overrides: Sequence[str], path: Path, *, wri
     problems += _problems(Recipe, raw) + _task_problems(raw)
     if written:
         problems += data_contradictions(raw)
+        if task := TASKS.get(str(raw.get("task", _DEFAULT_TASK))):
+            problems += training_contradictions(raw, task)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RecipeError("\n".join([f"{path}: {count} in the recipe", *(f"  {problem}" for problem in problems)]))

@@ -6,9 +6,9 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,8 +20,14 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from finetune.inference import model_inputs, predict, to_tensors
+from finetune.averaging import AveragedWeights
+from finetune.defaults import Plan
+from finetune.inference import model_inputs, predict, raw_outputs, to_tensors
+from finetune.layers import GradualUnfreezing, freeze, reinitialize
+from finetune.losses import make_loss
+from finetune.optimization import make_optimizer, make_schedule
 from finetune.recipe import Recipe
+from finetune.regularization import Adversary, PullToPretrained, mix_with_pretrained
 from tasks import Window
 from tasks.base import Encoded, Gold, Task
 from tasks.encoding import collate
@@ -69,6 +75,7 @@ def read_training_log(work: Path) -> TrainingLog | None:
 
 def train(
     recipe: Recipe,
+    plan: Plan,
     task: Task,
     *,
     model: torch.nn.Module,
@@ -80,9 +87,10 @@ def train(
     """Trains a model, going on where an earlier run in the same work directory was stopped.
 
     Args:
-        recipe: its `train` section and seed.
+        recipe: its seed and the sections `train`, `loss` and `regularize`.
+        plan: what the recipe left open.
         task: judges the validation rows.
-        model: with a fresh head; it is changed in place.
+        model: with a fresh head and the layers that it is to have; it is changed in place.
         splits: training and validation rows.
         pad_id: of the padding token.
         work: where Trainer keeps its checkpoints.
@@ -90,34 +98,25 @@ def train(
 
     Raises:
         InterruptionError: after Ctrl-C or SIGTERM, when a checkpoint to go on from was saved.
+        RecipeError: if the model has not the layers that the recipe speaks of.
         ParitybitError: if the loss is no longer a number.
     """
     training, validation = splits
-    if recipe.train.freeze_embeddings:
-        _freeze_embeddings(model)
-    if recipe.train.dropout is not None:
-        _set_dropout(model, recipe.train.dropout)
     targets = task.targets(training.encoded, training.golds)
-    bias = task.initial_bias(targets)
-    if bias is not None:
-        begin_with_bias(model, bias)
-    steps_per_epoch = math.ceil(len(training.encoded.windows) / recipe.train.batch_size)
-    stop, bar = _StopOnSignal(), _Progress(recipe.train.epochs, report, task.primary_metric)
-    callbacks: list[TrainerCallback] = [bar, stop]
-    if recipe.train.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(recipe.train.early_stopping_patience))
+    _prepare(model, recipe, task, targets)
+    stop, bar = _StopOnSignal(), _Progress(plan.epochs, report, task.primary_metric)
     trainer = _Trainer(
+        recipe=recipe,
+        plan=plan,
         task=task,
         validation=validation,
         pad_id=pad_id,
         model=model,
-        args=_arguments(recipe, task, work, steps_per_epoch),
+        work=work,
         windows=training.encoded.windows,
         targets=targets,
     )
-    # both print log lines over the progress bar
-    trainer.remove_callback(PrinterCallback)
-    for callback in callbacks:
+    for callback in (bar, stop):
         trainer.add_callback(callback)
     last = _last_checkpoint(work)
     with ExitStack() as stack:
@@ -144,31 +143,39 @@ def train(
     return log
 
 
-def _arguments(recipe: Recipe, task: Task, work: Path, steps_per_epoch: int) -> TrainingArguments:
+def _prepare(model: torch.nn.Module, recipe: Recipe, task: Task, targets: Sequence[Any]) -> None:
+    """All that is done to a model before its first step; before the optimizer is made, which leaves out the frozen."""
+    if recipe.train.reinitialize_layers:
+        reinitialize(model, recipe.train.reinitialize_layers)
+    freeze(model, recipe.train)
+    if recipe.train.dropout is not None:
+        _set_dropout(model, recipe.train.dropout)
+    bias = task.initial_bias(targets)
+    if bias is not None:
+        begin_with_bias(model, bias)
+    if recipe.regularize.mixout:
+        mix_with_pretrained(model, recipe.regularize.mixout)
+
+
+def _arguments(recipe: Recipe, plan: Plan, task: Task, work: Path) -> TrainingArguments:
     settings = recipe.train
-    every = math.ceil(steps_per_epoch / settings.evaluations_per_epoch)
     return TrainingArguments(
         output_dir=str(work),
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        # below 1 it is a share of all steps
-        warmup_steps=settings.warmup_ratio,
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        # torch's own, which corrects the bias; without it a third of the runs fail (Zhang et al. 2021)
-        optim="adamw_torch_fused",
-        weight_decay=settings.weight_decay,
-        adam_epsilon=settings.adam_epsilon,
+        learning_rate=plan.learning_rate,
+        num_train_epochs=plan.epochs,
+        per_device_train_batch_size=plan.micro_batch_size,
+        gradient_accumulation_steps=plan.accumulated,
         max_grad_norm=settings.max_grad_norm,
+        neftune_noise_alpha=recipe.regularize.neftune_alpha or None,
         bf16=settings.precision == "bf16",
         # asked for by name, for bf16 is refused on a CPU that was only fallen back to
         use_cpu=not torch.cuda.is_available(),
         eval_strategy="steps",
         save_strategy="steps",
         logging_strategy="steps",
-        eval_steps=every,
-        save_steps=every,
-        logging_steps=every,
+        eval_steps=plan.evaluate_every,
+        save_steps=plan.evaluate_every,
+        logging_steps=plan.evaluate_every,
         # a loss that is not a number must be seen, not averaged away
         logging_nan_inf_filter=False,
         # the best and the last; 1 would delete the last, from which an interrupted run goes on
@@ -187,48 +194,140 @@ def _arguments(recipe: Recipe, task: Task, work: Path, steps_per_epoch: int) -> 
 
 
 class _Trainer(Trainer):
-    """Trainer with our batches, our metrics, and a sampler that can be resumed."""
+    """Trainer with our batches, losses and metrics, and a sampler that can be resumed."""
+
+    # every part of a batch is divided by the items of the whole (transformers#47688)
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
         *,
+        recipe: Recipe,
+        plan: Plan,
         task: Task,
         validation: EncodedSplit,
         pad_id: int,
         model: torch.nn.Module,
-        args: TrainingArguments,
+        work: Path,
         windows: Sequence[Window],
         targets: Sequence[Any],
     ) -> None:
+        self._recipe = recipe
+        self._plan = plan
         self._task = task
+        self._loss = make_loss(task, recipe.loss, targets)
         self._lengths = [len(window) for window in windows]
         self._validation = validation
         self._pad_id = pad_id
         self._plain_model = model
-        names = model_inputs(model)
+        regularize = recipe.regularize
+        self._adversary = Adversary(regularize, model) if regularize.adversarial_epsilon else None
+        self._average = AveragedWeights(model, regularize) if regularize.average != "none" else None
+        self._inputs = model_inputs(model)
+        self._loss_factor = 1.0
 
         def batch(rows: Sequence[int]) -> dict[str, torch.Tensor]:
             chosen = [windows[row] for row in rows]
             gold = task.collate_targets([targets[row] for row in rows], max(map(len, chosen)))
-            tensors = to_tensors(collate(chosen, pad_id), names)
+            tensors = to_tensors(collate(chosen, pad_id), self._inputs)
             return tensors | {name: torch.from_numpy(values) for name, values in gold.items()}
 
         rows = list(range(len(windows)))
         # evaluation is ours, but Trainer insists on a data set for it
-        super().__init__(model=model, args=args, data_collator=batch, train_dataset=rows, eval_dataset=rows)
+        super().__init__(
+            model=model,
+            args=_arguments(recipe, plan, task, work),
+            data_collator=batch,
+            train_dataset=rows,
+            eval_dataset=rows,
+            callbacks=list(self._callbacks(model)),
+        )
+        # it prints log lines over the progress bar
+        self.remove_callback(PrinterCallback)
+
+    def _callbacks(self, model: torch.nn.Module) -> Iterator[TrainerCallback]:
+        settings = self._recipe.train
+        if settings.early_stopping_patience:
+            yield EarlyStoppingCallback(settings.early_stopping_patience)
+        if settings.gradual_unfreezing:
+            yield GradualUnfreezing(model)
+        if self._recipe.regularize.pull_to_pretrained:
+            yield PullToPretrained(model, self._recipe.regularize.pull_to_pretrained)
+        if self._average is not None:
+            yield self._average
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The recipe's."""
+        if self.optimizer is None:
+            decaying = set(self.get_decay_parameter_names(self._plain_model))
+            rate = self._plan.learning_rate
+            self.optimizer = make_optimizer(self._plain_model, self._recipe.train, rate, decaying)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The recipe's."""
+        if self.lr_scheduler is None:
+            taken: Any = optimizer or self.optimizer
+            self.lr_scheduler = make_schedule(taken, self._recipe.train, num_training_steps)
+            # else it is not saved
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return _LengthGroupedSampler(self, self._lengths)
+        return _LengthGroupedSampler(self, self._lengths, self._recipe.train.batch_size)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The parts of a batch, and the items that they hold together."""
+        parts = list(islice(epoch_iterator, num_batches))
+        items = torch.tensor(sum(self._loss.items(part) for part in parts), device=device)
+        # of all processes, whose gradients are averaged and not added
+        return parts, self.accelerator.gather(items).sum() / self.args.world_size
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forwards and backwards, as often as the recipe says."""
+        if self._adversary is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+
+        def step(factor: float) -> torch.Tensor:
+            self._loss_factor = factor
+            return super(_Trainer, self).training_step(model, dict(inputs), num_items_in_batch)
+
+        return self._adversary.train_on(step)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean over the items of the whole batch, of which the inputs may be a part."""
+        questions = {name: inputs[name] for name in self._inputs}
+        outputs = raw_outputs(model(**questions))
+        total = self._loss.total(outputs, inputs)
+        if self._recipe.regularize.r_drop:
+            again = raw_outputs(model(**questions))
+            apart = self._loss.divergence(outputs, again, inputs)
+            total = (total + self._loss.total(again, inputs)) / 2 + self._recipe.regularize.r_drop * apart
+        return total * (self._loss_factor / num_items_in_batch.clamp(min=1))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation metrics by the task, with thresholds tuned on these very rows, on batches of similar length."""
         encoded, golds = self._validation.encoded, self._validation.golds
-        outputs = predict(self._plain_model, encoded.windows, self._pad_id)
+        with self._average.applied() if self._average else nullcontext():
+            outputs = predict(self._plain_model, encoded.windows, self._pad_id)
         values = self._task.tuned(outputs, encoded, golds).metrics(outputs, encoded, golds)
         metrics = {f"eval_{key}": value for key, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights, from which training goes on, and their average beside them."""
+        super().save_model(output_dir, _internal_call)
+        if self._average is not None:
+            self._average.save(Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._average is not None:
+            self._average.load(Path(resume_from_checkpoint))
 
 
 class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
@@ -239,15 +338,16 @@ class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
     its middle has another order: some rows come twice and some never.
     """
 
-    def __init__(self, trainer: Trainer, lengths: list[int]) -> None:
+    def __init__(self, trainer: Trainer, lengths: list[int], batch_size: int) -> None:
         self._trainer = trainer
         self._lengths = lengths
+        self._batch_size = batch_size
 
     def __len__(self) -> int:
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        batch_size = self._trainer.args.train_batch_size
+        batch_size = self._batch_size
         epoch = self._trainer.state.global_step // math.ceil(len(self._lengths) / batch_size)
         generator = torch.Generator()
         generator.manual_seed(self._trainer.args.seed + epoch)
@@ -341,14 +441,6 @@ def begin_with_bias(model: torch.nn.Module, bias: npt.NDArray[np.float32]) -> No
     if head.bias is not None and not head.bias.any():
         with torch.no_grad():
             head.bias.copy_(torch.from_numpy(bias))
-
-
-def _freeze_embeddings(model: torch.nn.Module) -> None:
-    """Before the optimizer is made: parameters frozen later stay in it, and thawed ones never come in."""
-    base: Any = getattr(model, model.base_model_prefix, model)  # type: ignore[call-overload]
-    embeddings = getattr(base, "embeddings", None) or base.get_input_embeddings()
-    for parameter in embeddings.parameters():
-        parameter.requires_grad = False
 
 
 def _set_dropout(model: torch.nn.Module, share: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune.base_model import BaseModelFiles, open_base_model, quiet_transformers
 from finetune.data import LabelledData, Split, load_data
+from finetune.defaults import make_plan
 from finetune.recipe import Recipe
 from finetune.record import hardware, inputs_digest, versions, write_json
 from finetune.report import DataReport, data_report
@@ -107,6 +108,7 @@ def _reuse(inputs: _Inputs, output: Path) -> FinetuneResult | None:
 def _train_and_publish(
     inputs: _Inputs, work: Path, output: Path, report: Callable[[str], None]
 ) -> dict[str, dict[str, float]]:
+    from finetune.averaging import load_averaged
     from finetune.trainer import read_training_log, train
 
     began = time.perf_counter()
@@ -114,26 +116,34 @@ def _train_and_publish(
     report(summary.to_text())
     with quiet_transformers():
         log = read_training_log(work)
+        model = _fresh_model(inputs)
+        splits = _encoded(inputs, inputs.data.train), _encoded(inputs, inputs.data.validation)
+        width = model.config.hidden_size
+        plan = make_plan(inputs.recipe.train, windows=len(splits[0].encoded.windows), hidden_size=width)
         if log is None:
+            for line in plan.remarks(inputs.recipe.train, width):
+                report(line)
             log = train(
                 inputs.recipe,
+                plan,
                 inputs.task,
-                model=_fresh_model(inputs),
-                splits=(_encoded(inputs, inputs.data.train), _encoded(inputs, inputs.data.validation)),
+                model=model,
+                splits=splits,
                 pad_id=inputs.base.tokenizer.pad_id,
                 work=work,
                 report=report,
             )
         trained = time.perf_counter()
         model = _load_model(inputs, log.best_checkpoint)
+        load_averaged(model, Path(log.best_checkpoint))
         task, metrics = _measure(inputs, model, report)
         timings = {
             "training_seconds": log.seconds,
             "measuring_seconds": round(time.perf_counter() - trained, 1),
             "total_seconds": round(time.perf_counter() - began, 1),
         }
-        record = _record(inputs, summary) | {"timings": timings, "training": asdict(log) | {"best_checkpoint": None}}
-        record["training"]["best_checkpoint"] = Path(log.best_checkpoint).name
+        record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan)}
+        record["training"] = asdict(log) | {"best_checkpoint": Path(log.best_checkpoint).name}
         with publish_directory(output, TASK_FILE) as draft:
             _write(draft, inputs, task.spec, model, record, metrics)
     return metrics
@@ -142,9 +152,14 @@ def _train_and_publish(
 def _fresh_model(inputs: _Inputs) -> Any:
     from transformers import set_seed
 
+    from finetune.layers import keep_layers
+
     # Trainer seeds too, but only after the head was drawn
     set_seed(inputs.recipe.seed)
-    return _load_model(inputs, inputs.base.location)
+    model = _load_model(inputs, inputs.base.location)
+    if inputs.recipe.train.keep_layers is not None:
+        keep_layers(model, inputs.recipe.train.keep_layers)
+    return model
 
 
 def _load_model(inputs: _Inputs, location: str) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ __all__ = [
     "Frozen",
     "Gold",
     "IntArray",
+    "LossName",
     "Task",
     "TaskSpec",
     "options_of",
@@ -35,6 +36,9 @@ Answer = dict[str, Any]
 
 Gold = Any
 """What a labelled row says, as the task's `read_row` gives it: hashable, and plain for JSON by `dataclasses.asdict`."""
+
+LossName = Literal["cross_entropy", "binary_cross_entropy", "squared_error"]
+"""What training minimises."""
 
 
 class Frozen(BaseModel):
@@ -129,7 +133,9 @@ class Task(Protocol):
     auto_model: ClassVar[str]
     """Name of the transformers class that loads a checkpoint of this task."""
     problem_type: ClassVar[str | None]
-    """What the configuration of a sequence classifier calls it, which chooses its loss."""
+    """What the configuration of a sequence classifier calls it."""
+    loss: ClassVar[LossName]
+    """Of the outputs and the arrays of `collate_targets`."""
     primary_metric: ClassVar[str]
     """The metric that keeps the best checkpoint and that quantization is judged by; higher is better."""
     min_agreement: ClassVar[float]

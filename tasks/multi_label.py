@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, Task, TaskSpec, options_of
+from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, LossName, Task, TaskSpec, options_of
 from tasks.classification import (
     Scores,
     TextOptions,
@@ -65,6 +65,7 @@ class MultiLabel:
     name: ClassVar[str] = "multi_label"
     auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
     problem_type: ClassVar[str | None] = "multi_label_classification"
+    loss: ClassVar[LossName] = "binary_cross_entropy"
     primary_metric: ClassVar[str] = "macro_f1"
     min_agreement: ClassVar[float] = 0.95
     takes_labels: ClassVar[bool] = True

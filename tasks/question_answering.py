@@ -9,7 +9,19 @@ from pydantic import BaseModel, Field
 
 from tasks.answer_scoring import Scoring, score_answer
 from tasks.answer_spans import Found, Span, best_null_threshold, find, token_spans
-from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, IntArray, Task, TaskSpec, options_of
+from tasks.base import (
+    Answer,
+    Encoded,
+    Example,
+    Fields,
+    FloatArray,
+    Frozen,
+    IntArray,
+    LossName,
+    Task,
+    TaskSpec,
+    options_of,
+)
 from tasks.classification import Scores, softmax
 from tasks.encoding import Texts, Tokenizer
 from tasks.errors import DataError, InputError, ParitybitError
@@ -66,6 +78,7 @@ class QuestionAnswering:
     name: ClassVar[str] = "question_answering"
     auto_model: ClassVar[str] = "AutoModelForQuestionAnswering"
     problem_type: ClassVar[str | None] = None
+    loss: ClassVar[LossName] = "cross_entropy"
     primary_metric: ClassVar[str] = "f1"
     min_agreement: ClassVar[float] = 0.9
     takes_labels: ClassVar[bool] = False

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, Task, TaskSpec, options_of
+from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, LossName, Task, TaskSpec, options_of
 from tasks.classification import (
     Scores,
     TextOptions,
@@ -52,6 +52,7 @@ class Regression:
     name: ClassVar[str] = "regression"
     auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
     problem_type: ClassVar[str | None] = "regression"
+    loss: ClassVar[LossName] = "squared_error"
     primary_metric: ClassVar[str] = "spearman"
     min_agreement: ClassVar[float] = 0.98
     takes_labels: ClassVar[bool] = False

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, Task, TaskSpec, options_of
+from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, LossName, Task, TaskSpec, options_of
 from tasks.classification import (
     Scores,
     TextOptions,
@@ -48,6 +48,7 @@ class SingleLabel:
     name: ClassVar[str] = "single_label"
     auto_model: ClassVar[str] = "AutoModelForSequenceClassification"
     problem_type: ClassVar[str | None] = "single_label_classification"
+    loss: ClassVar[LossName] = "cross_entropy"
     primary_metric: ClassVar[str] = "accuracy"
     min_agreement: ClassVar[float] = 0.985
     takes_labels: ClassVar[bool] = True

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, IntArray, Task, TaskSpec
+from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, IntArray, LossName, Task, TaskSpec
 from tasks.encoding import Texts, Tokenizer, Window
 from tasks.entities import (
     Entity,
@@ -66,6 +66,7 @@ class TokenClassification:
     name: ClassVar[str] = "token_classification"
     auto_model: ClassVar[str] = "AutoModelForTokenClassification"
     problem_type: ClassVar[str | None] = None
+    loss: ClassVar[LossName] = "cross_entropy"
     primary_metric: ClassVar[str] = "entity_f1"
     min_agreement: ClassVar[float] = 0.95
     takes_labels: ClassVar[bool] = True

@@ -11,10 +11,8 @@ BATCH = 8
 
 def batches(lengths: list[int], *, seed: int = 1, epoch: int = 0) -> list[list[int]]:
     steps = -(-len(lengths) // BATCH)
-    trainer: Any = SimpleNamespace(
-        args=SimpleNamespace(train_batch_size=BATCH, seed=seed), state=SimpleNamespace(global_step=epoch * steps)
-    )
-    rows = list(_LengthGroupedSampler(trainer, lengths))
+    trainer: Any = SimpleNamespace(args=SimpleNamespace(seed=seed), state=SimpleNamespace(global_step=epoch * steps))
+    rows = list(_LengthGroupedSampler(trainer, lengths, BATCH))
     return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
 

@@ -1,0 +1,76 @@
+"""What a recipe leaves open, chosen by the base model's size and the number of rows."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune.recipe import TrainSection
+
+__all__ = ["Plan", "make_plan", "usual_learning_rate"]
+
+_FEW_STEPS = 400  # fewer than this many optimizer steps fit no new head (Mosbach et al. 2021, arXiv:2006.04884)
+_EPOCHS = 4
+_MOST_EPOCHS = 100
+_MOST_EVALUATIONS = 20
+_UNUSUAL = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how fast a training goes.
+
+    Attributes:
+        learning_rate: at its peak.
+        epochs: at most.
+        steps_per_epoch: optimizer steps.
+        evaluate_every: steps.
+        micro_batch_size: rows in memory at once.
+        accumulated: micro-batches of an optimizer step.
+    """
+
+    learning_rate: float
+    epochs: int
+    steps_per_epoch: int
+    evaluate_every: int
+    micro_batch_size: int
+    accumulated: int
+
+    def remarks(self, settings: TrainSection, hidden_size: int) -> Iterator[str]:
+        """Lines for people: what was chosen for them, and a learning rate that is far from the usual one."""
+        if settings.epochs is None:
+            total = self.epochs * self.steps_per_epoch
+            yield f"train.epochs: {self.epochs} chosen, {total} steps; an evaluation every {self.evaluate_every}"
+        usual = usual_learning_rate(hidden_size)
+        if settings.learning_rate is None:
+            yield f"train.learning_rate: {usual:g} chosen, the base model has {hidden_size} dimensions"
+        elif not usual / _UNUSUAL <= self.learning_rate <= usual * _UNUSUAL:
+            yield (
+                f"warning: train.learning_rate is {self.learning_rate:g}; "
+                f"{usual:g} is usual for a model of {hidden_size} dimensions"
+            )
+
+
+def make_plan(settings: TrainSection, *, windows: int, hidden_size: int) -> Plan:
+    """Fills in what the `[train]` section leaves open.
+
+    Args:
+        settings: the section.
+        windows: of the training rows.
+        hidden_size: of the base model.
+    """
+    micro = settings.micro_batch_size or settings.batch_size
+    steps = math.ceil(windows / settings.batch_size)
+    every = math.ceil(steps / settings.evaluations_per_epoch)
+    epochs = settings.epochs
+    if epochs is None:
+        epochs = min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_FEW_STEPS / steps)))
+        every = max(every, math.ceil(epochs * steps / _MOST_EVALUATIONS))
+    rate = settings.learning_rate or usual_learning_rate(hidden_size)
+    return Plan(rate, epochs, steps, every, micro, settings.batch_size // micro)
+
+
+def usual_learning_rate(hidden_size: int) -> float:
+    """Peak learning rate that suits an encoder: 2e-5 for large ones, 3e-5 for those of BERT-base, 2e-4 for MiniLM."""
+    if hidden_size >= 1024:
+        return 2e-5
+    return 3e-5 if hidden_size >= 512 else 2e-4
