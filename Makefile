@@ -16,7 +16,7 @@ SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 # imports it, bytecode is kept
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo finetune export bench serve bento container test test-fast test-thorough test-container check clean
+.PHONY: setup demo finetune export bench study serve bento container test test-fast test-thorough test-container check clean
 
 demo: setup
 	@echo "== 1/5 finetune: labelled text and a base model in, a checkpoint out"
@@ -49,6 +49,11 @@ export: finetune
 
 bench: export
 	$(BIN)/paritybit bench $(BUNDLE)
+
+# ten seeds of a recipe on few rows, beside the optimizer of the first BERT without warm-up
+study: setup
+	$(BIN)/paritybit study recipes/feelings.toml --seeds 10 --least 0.6 \
+		--compare "train.bias_correction=false train.warmup_ratio=0.0"
 
 serve: export
 	PARITYBIT_BUNDLE=$(BUNDLE) $(BIN)/bentoml serve

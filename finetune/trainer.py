@@ -31,7 +31,7 @@ from finetune.regularization import Adversary, PullToPretrained, mix_with_pretra
 from tasks import Window
 from tasks.base import Encoded, Gold, Task
 from tasks.encoding import collate
-from tasks.errors import InterruptionError, ParitybitError
+from tasks.errors import DivergenceError, InterruptionError
 
 __all__ = ["EncodedSplit", "TrainingLog", "begin_with_bias", "read_training_log", "train"]
 
@@ -99,7 +99,7 @@ def train(
     Raises:
         InterruptionError: after Ctrl-C or SIGTERM, when a checkpoint to go on from was saved.
         RecipeError: if the model has not the layers that the recipe speaks of.
-        ParitybitError: if the loss is no longer a number.
+        DivergenceError: if the loss is no longer a number.
     """
     training, validation = splits
     targets = task.targets(training.encoded, training.golds)
@@ -414,7 +414,7 @@ class _Progress(TrainerCallback):
             self._loss = logs["loss"]
             if not math.isfinite(self._loss):
                 where = f"the loss is {self._loss} at step {state.global_step}"
-                raise ParitybitError(f"training diverged: {where}; lower train.learning_rate")
+                raise DivergenceError(f"training diverged: {where}; lower train.learning_rate")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         value = more["metrics"][f"eval_{self._metric}"]

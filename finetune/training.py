@@ -70,7 +70,8 @@ def finetune(
         RecipeError: if the base model is missing or does not fit.
         DataError: if the data is missing or holds bad rows.
         InterruptionError: after Ctrl-C or SIGTERM in training.
-        ParitybitError: if `output` is somebody else's directory, another run is at work on it, or training diverged.
+        DivergenceError: if the loss is no longer a number.
+        ParitybitError: if `output` is somebody else's directory, or another run is at work on it.
     """
     output = output.absolute()
     check_replaceable(output, TASK_FILE)
@@ -136,13 +137,13 @@ def _train_and_publish(
         trained = time.perf_counter()
         model = _load_model(inputs, log.best_checkpoint)
         load_averaged(model, Path(log.best_checkpoint))
-        task, metrics = _measure(inputs, model, report)
+        task, metrics, collapsed = _measure(inputs, model, report)
         timings = {
             "training_seconds": log.seconds,
             "measuring_seconds": round(time.perf_counter() - trained, 1),
             "total_seconds": round(time.perf_counter() - began, 1),
         }
-        record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan)}
+        record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan), "collapsed": collapsed}
         record["training"] = asdict(log) | {"best_checkpoint": Path(log.best_checkpoint).name}
         with publish_directory(output, TASK_FILE) as draft:
             _write(draft, inputs, task.spec, model, record, metrics)
@@ -196,12 +197,16 @@ def _encoded(inputs: _Inputs, split: Split) -> Any:
         raise DataError(f"{split.name} rows: {error}") from None
 
 
-def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tuple[Task, dict[str, Any]]:
-    """The task with the thresholds that suit the validation rows, and its metrics; the test rows are used only here."""
+def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tuple[Task, dict[str, Any], list[str]]:
+    """The task with the thresholds that suit the validation rows, its metrics, and the splits it answers all alike.
+
+    The test rows are used only here.
+    """
     from finetune.inference import predict
 
     task = inputs.task
     metrics: dict[str, Any] = {"primary_metric": task.primary_metric}
+    collapsed = []
     for split in (inputs.data.validation, inputs.data.test):
         rows = _encoded(inputs, split)
         outputs = predict(model, rows.encoded.windows, inputs.base.tokenizer.pad_id)
@@ -212,7 +217,10 @@ def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tupl
         report(f"{split.name}: {values}")
         for concern in task.concerns(outputs, rows.encoded):
             report(f"warning: {split.name}: {concern}")
-    return task, metrics
+        answers = task.decode(outputs, rows.encoded, task.parameters())
+        if len({task.summary(answer) for answer in answers}) == 1:
+            collapsed.append(split.name)
+    return task, metrics, collapsed
 
 
 def _record(inputs: _Inputs, summary: DataReport) -> dict[str, Any]:

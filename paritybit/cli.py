@@ -78,6 +78,50 @@ def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], forc
 @cli.command(
     cls=_ExamplesCommand,
     epilog="""
+    paritybit study my.toml --seeds 10
+    paritybit study my.toml --seeds 5 --least 0.8 --workers 4
+    paritybit study my.toml --compare "train.warmup_ratio=0.0" --compare "regularize.r_drop=1.0 train.dropout=0.1"
+    """,
+)
+@click.argument("recipe", type=_PATH)
+@click.option("--seeds", type=click.IntRange(1), default=10, show_default=True, help="From the recipe's own upwards.")
+@click.option("--compare", multiple=True, metavar="'KEY=VALUE …'", help="Also with these keys overridden; repeatable.")
+@click.option("--least", type=float, help="Runs whose test metric is under this count as failed.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side.")
+@click.option("--output", type=_PATH, help="The study's directory.  [default: build/NAME/study]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+def study(
+    recipe: Path,
+    seeds: int,
+    compare: tuple[str, ...],
+    least: float | None,
+    workers: int,
+    output: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Fine-tune RECIPE with many seeds: mean, spread and failed runs, a plot, and the best checkpoint."""
+    from finetune.recipe import load_recipe
+
+    recipes = {"recipe": load_recipe(recipe, overrides)}
+    for changes in compare:
+        recipes[changes] = load_recipe(recipe, [*overrides, *changes.split()])
+    from finetune.study import run_study, to_table
+    from finetune.study_plot import draw
+
+    loaded = recipes["recipe"]
+    target = output or Path("build") / loaded.name / "study"
+    found = run_study(
+        recipes, range(loaded.seed, loaded.seed + seeds), target, workers=workers, least=least, report=_say
+    )
+    draw(found, target / "study.png")
+    _say(to_table(found))
+    best = found.best_checkpoint()
+    click.echo(json.dumps({"study": str(target), "best_checkpoint": best and str(best)}))
+
+
+@cli.command(
+    cls=_ExamplesCommand,
+    epilog="""
     paritybit export build/banking77/checkpoint
     paritybit export build/banking77/checkpoint --set export.max_metric_loss=0.003
     paritybit export ./some-hugging-face-model --recipe my.toml --output build/mine/bundle

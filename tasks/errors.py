@@ -8,6 +8,7 @@ ParitybitError            1  anything that a user can mend
 ├── GateError             6  a certified limit that was not met
 ├── InputError            7  a text or parameter that a model cannot take
 ├── MissingExtraError     8  an optional dependency that is not installed
+├── DivergenceError       9  a training whose loss is no longer a number
 └── InterruptionError   130  a stage stopped by Ctrl-C (143: by SIGTERM) that kept its progress
 """
 
@@ -15,6 +16,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "DataError",
+    "DivergenceError",
     "GateError",
     "InputError",
     "InterruptionError",
@@ -73,6 +75,12 @@ class MissingExtraError(ParitybitError):
 
     def __init__(self, extra: str, module: str) -> None:
         super().__init__(f"{module} is not installed; run: pip install 'paritybit[{extra}]'")
+
+
+class DivergenceError(ParitybitError):
+    """A training whose loss is no longer a number."""
+
+    exit_code = 9
 
 
 class InterruptionError(ParitybitError):
