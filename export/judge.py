@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import binomtest
 
 from bundle.manifest import SessionSettings
@@ -21,9 +20,10 @@ from finetune.checkpoint import Checkpoint
 from finetune.recipe import ExportSection
 from tasks import Encoded, Task, Window
 from tasks.base import FloatArray, Gold
+from tasks.calibration import calibration_error
 from tasks.directory import sha256_of
 
-__all__ = ["Reference", "calibration_error", "invariance_windows", "judge", "make_reference", "screen"]
+__all__ = ["Reference", "invariance_windows", "judge", "make_reference", "screen"]
 
 _ON_ROWS, _ON_EDGES = "max_logit_delta on the test rows", "max_logit_delta on the edge cases"
 _IN_COMPANY, _AGREEMENT = "max_batch_delta", "min_agreement"
@@ -102,21 +102,6 @@ def invariance_windows(windows: Sequence[Window]) -> list[Window]:
     by_length = sorted(windows, key=len)
     chosen = np.unique(np.linspace(0, len(by_length) - 1, _INVARIANCE_WINDOWS).round().astype(int))
     return [by_length[position] for position in chosen]
-
-
-def calibration_error(confidences: npt.NDArray[np.float64], bins: int = 15) -> float:
-    """Expected calibration error (Naeini et al. 2015, Obtaining Well Calibrated Probabilities Using Bayesian Binning).
-
-    The mean distance, over bins of equal width weighted by how much is in them, of mean confidence and share of right
-    ones.
-
-    Args:
-        confidences: as `Task.confidences` gives them, shape `[things, 2]`.
-        bins: of the confidences from 0 to 1.
-    """
-    confidence, right = confidences.T
-    owners = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    return float(np.abs(np.bincount(owners, confidence - right)).sum() / len(confidences))
 
 
 def judge(

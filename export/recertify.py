@@ -12,7 +12,7 @@ from bundle import Predictor
 from bundle.manifest import CERTIFICATE_FILE
 from export.certificate import VariantReport
 from export.gates import Gate, Interval, at_most, bootstrap_interval, failed
-from export.judge import Reference, calibration_error, invariance_windows, judge, make_reference
+from export.judge import Reference, invariance_windows, judge, make_reference
 from export.parity import batch_deltas
 from finetune.checkpoint import load_checkpoint
 from finetune.reading import format_of, read_file
@@ -20,6 +20,7 @@ from finetune.recipe import ExportSection, Format
 from finetune.rows import Columns, Problem
 from tasks import Encoded, Task
 from tasks.base import Example, Gold
+from tasks.calibration import calibration_error
 from tasks.errors import BundleError, CheckpointError, DataError
 
 __all__ = ["Recertification", "recertify", "to_table"]

@@ -18,6 +18,7 @@ from finetune.recipe import Recipe
 from finetune.record import hardware, inputs_digest, versions, write_json
 from finetune.report import DataReport, data_report
 from tasks.base import Task, TaskSpec
+from tasks.calibration import calibration_error
 from tasks.catalogue import load_task
 from tasks.checkpoint import METRICS_FILE, RUN_FILE, TASK_FILE, TaskFile, is_finished
 from tasks.directory import check_replaceable, publish_directory
@@ -137,13 +138,13 @@ def _train_and_publish(
         trained = time.perf_counter()
         model = _load_model(inputs, log.best_checkpoint)
         load_averaged(model, Path(log.best_checkpoint))
-        task, metrics, collapsed = _measure(inputs, model, report)
+        task, metrics, findings = _measure(inputs, model, report)
         timings = {
             "training_seconds": log.seconds,
             "measuring_seconds": round(time.perf_counter() - trained, 1),
             "total_seconds": round(time.perf_counter() - began, 1),
         }
-        record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan), "collapsed": collapsed}
+        record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan)} | findings
         record["training"] = asdict(log) | {"best_checkpoint": Path(log.best_checkpoint).name}
         with publish_directory(output, TASK_FILE) as draft:
             _write(draft, inputs, task.spec, model, record, metrics)
@@ -197,8 +198,8 @@ def _encoded(inputs: _Inputs, split: Split) -> Any:
         raise DataError(f"{split.name} rows: {error}") from None
 
 
-def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tuple[Task, dict[str, Any], list[str]]:
-    """The task with the thresholds that suit the validation rows, its metrics, and the splits it answers all alike.
+def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tuple[Task, dict[str, Any], dict[str, Any]]:
+    """The task with the thresholds that suit the validation rows, its metrics, and what else the record tells of them.
 
     The test rows are used only here.
     """
@@ -206,7 +207,7 @@ def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tupl
 
     task = inputs.task
     metrics: dict[str, Any] = {"primary_metric": task.primary_metric}
-    collapsed = []
+    findings: dict[str, Any] = {"collapsed": [], "calibration_error": {}}
     for split in (inputs.data.validation, inputs.data.test):
         rows = _encoded(inputs, split)
         outputs = predict(model, rows.encoded.windows, inputs.base.tokenizer.pad_id)
@@ -217,10 +218,16 @@ def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tupl
         report(f"{split.name}: {values}")
         for concern in task.concerns(outputs, rows.encoded):
             report(f"warning: {split.name}: {concern}")
+        before, after = (one.confidences(outputs, rows.encoded, rows.golds) for one in (inputs.task, task))
+        if before is not None and after is not None:
+            errors = {"untuned": calibration_error(before), "tuned": calibration_error(after)}
+            findings["calibration_error"][split.name] = errors
+            if errors["tuned"] != errors["untuned"]:
+                report(f"{split.name}: calibration error {errors['tuned']:.4f}, untuned {errors['untuned']:.4f}")
         answers = task.decode(outputs, rows.encoded, task.parameters())
         if len({task.summary(answer) for answer in answers}) == 1:
-            collapsed.append(split.name)
-    return task, metrics, collapsed
+            findings["collapsed"].append(split.name)
+    return task, metrics, findings
 
 
 def _record(inputs: _Inputs, summary: DataReport) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Single-label classification of a text or a pair of texts."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from tasks.base import Answer, Encoded, Example, Fields, FloatArray, Frozen, LossName, Task, TaskSpec, options_of
+from tasks.calibration import best_temperature
 from tasks.classification import (
     Scores,
     TextOptions,
@@ -30,7 +31,7 @@ from tasks.errors import DataError
 from tasks.inputs import Input, TextInput
 from tasks.reading import label_cell, sorted_labels
 
-__all__ = ["SingleLabel", "SingleLabelParameters"]
+__all__ = ["SingleLabel", "SingleLabelOptions", "SingleLabelParameters"]
 
 
 class SingleLabelParameters(Frozen):
@@ -38,7 +39,15 @@ class SingleLabelParameters(Frozen):
 
     top_k: int | None = Field(default=None, ge=1, description="How many labels to return; all when missing.")
     function_to_apply: Literal["softmax", "sigmoid", "none"] = Field(
-        default="softmax", description="What turns logits into scores."
+        default="softmax", description="What turns logits into scores; the temperature is softmax's alone."
+    )
+
+
+class SingleLabelOptions(TextOptions):
+    """`[options]` of single-label classification."""
+
+    temperature: float | None = Field(
+        default=None, gt=0, description="Divides logits before the softmax; tuned on the validation rows where missing."
     )
 
 
@@ -54,7 +63,7 @@ class SingleLabel:
     takes_labels: ClassVar[bool] = True
     input_types: ClassVar[tuple[type, ...]] = (TextInput,)
     fields: ClassVar[tuple[Fields, ...]] = text_fields("label")
-    options: ClassVar[type[BaseModel]] = TextOptions
+    options: ClassVar[type[BaseModel]] = SingleLabelOptions
     parameters: ClassVar[type[BaseModel]] = SingleLabelParameters
 
     def __init__(self, spec: TaskSpec) -> None:
@@ -65,7 +74,8 @@ class SingleLabel:
         """
         check_labels(spec, least=2)
         self.spec = spec
-        self._options = options_of(spec, TextOptions)
+        self._options = options_of(spec, SingleLabelOptions)
+        self._temperature = self._options.temperature or 1.0
         self._ids = ids_of(spec.labels)
 
     @classmethod
@@ -127,7 +137,8 @@ class SingleLabel:
         logits = averaged(outputs, encoded)
         # by logits: the scores of far ones are all 1.0
         order = np.argsort(-logits, axis=1, kind="stable")[:, : parameters.top_k]
-        return labelled(encoded, self.spec.labels, _SCORES[parameters.function_to_apply](logits), order)
+        scores = self._scores(logits, parameters.function_to_apply)
+        return labelled(encoded, self.spec.labels, scores, order)
 
     def summary(self, answer: Answer) -> str:
         """The best label."""
@@ -175,12 +186,16 @@ class SingleLabel:
         self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[str]
     ) -> npt.NDArray[np.float64] | None:
         """The score of each input's best label, and whether that label is right (Guo et al. 2017, arXiv:1706.04599)."""
-        scores = softmax(averaged(outputs, encoded)).max(axis=1)
+        scores = self._scores(averaged(outputs, encoded), "softmax").max(axis=1)
         return np.column_stack([scores, self.statistics(outputs, encoded, golds)])
 
     def tuned(self, outputs: Sequence[FloatArray], encoded: Encoded, golds: Sequence[str]) -> Task:
-        """Itself: the best label needs no threshold."""
-        return self
+        """The task with the temperature that makes scores probabilities, unless the options have one."""
+        if self._options.temperature is not None:
+            return self
+        ids = np.array([self._ids[gold] for gold in golds])
+        tuned = {"temperature": best_temperature(averaged(outputs, encoded), ids)}
+        return SingleLabel(self.spec.model_copy(update={"options": self.spec.options | tuned}))
 
     def concerns(self, outputs: Sequence[FloatArray], encoded: Encoded) -> list[str]:
         """Whether one label is always predicted, or some never are."""
@@ -189,9 +204,11 @@ class SingleLabel:
             return [f"the model collapsed: it always predicts {self.spec.labels[counts.argmax()]!r}"]
         return never_predicted(self.spec.labels, counts > 0)
 
+    def _scores(self, logits: Scores, function: str) -> Scores:
+        if function == "softmax":
+            return softmax(logits / self._temperature)
+        return sigmoid(logits) if function == "sigmoid" else logits
+
 
 def _best(outputs: Sequence[FloatArray], encoded: Encoded) -> npt.NDArray[np.intp]:
     return np.asarray(averaged(outputs, encoded).argmax(axis=1))
-
-
-_SCORES: dict[str, Callable[[Scores], Scores]] = {"softmax": softmax, "sigmoid": sigmoid, "none": lambda logits: logits}

@@ -19,7 +19,7 @@ from bundle.manifest import SessionSettings
 from export import plots
 from export.certificate import Certificate, Change, ChangedRow, Evidence, VariantReport, pareto_table
 from export.gates import Interval
-from export.judge import Reference, calibration_error, judge, screen
+from export.judge import Reference, judge, screen
 from export.page import certificate_page
 from export.pareto import draw_pareto
 from finetune.recipe import ExportSection
@@ -153,35 +153,6 @@ def test_nothing_changes_where_the_graph_is_the_same(reference: Reference, tiny_
     assert (same.changed_rows, same.changes) == (0, ())
     assert same.calibration_error is not None
     assert same.calibration_error.pytorch == pytest.approx(same.calibration_error.variant, abs=1e-6)
-
-
-def test_calibration_error_of_a_worked_example() -> None:
-    """Bins of a fifth: one holds 0.9 and 0.9, one of them right; one holds 0.7, right; one holds 0.2, wrong."""
-    rows = np.array([[0.9, 1], [0.9, 0], [0.7, 1], [0.3, 0]])
-    assert calibration_error(rows, bins=5) == pytest.approx((2 * 0.4 + 0.3 + 0.3) / 4)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_calibration_error_is_that_of_bins_counted_one_by_one(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    confidence = np.append(generator.random(500), [0.0, 1.0, 1.0])
-    right = (generator.random(503) < confidence**2).astype(np.float64)
-    expected = 0.0
-    for low in range(15):
-        inside = [
-            i for i in range(503) if low / 15 <= confidence[i] < (low + 1) / 15 or (low == 14 and confidence[i] == 1)
-        ]
-        if inside:
-            expected += len(inside) / 503 * abs(confidence[inside].mean() - right[inside].mean())
-    assert calibration_error(np.column_stack([confidence, right])) == pytest.approx(expected)
-    assert expected > 0.05
-
-
-def test_who_is_as_often_right_as_sure_has_no_calibration_error() -> None:
-    honest = np.array([[0.75, 1], [0.75, 1], [0.75, 1], [0.75, 0]])
-    assert calibration_error(honest) == 0
-    boastful = honest + np.array([0.2, 0])
-    assert calibration_error(boastful) == pytest.approx(0.2)
 
 
 def test_confidence_of_a_single_label_is_its_score(reference: Reference) -> None:
