@@ -3,13 +3,14 @@
 Nothing heavy is imported here, so that `--help` and a recipe's errors come at once.
 """
 
+import copy
 import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from finetune.contradictions import data_contradictions, task_contradictions, training_contradictions
 from tasks.base import Frozen
@@ -24,6 +25,8 @@ __all__ = [
     "LossSection",
     "Recipe",
     "RegularizeSection",
+    "SweepRange",
+    "SweepSection",
     "TrainSection",
     "load_recipe",
     "recipe_of_run",
@@ -160,6 +163,39 @@ class RegularizeSection(Frozen):
     swa_share: float = Field(default=0.25, gt=0, le=1, description="Last part of training, of the equal average.")
 
 
+class SweepRange(Frozen):
+    """What a key is searched in: from `low` to `high`, both included, or among `choices`."""
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    choices: tuple[bool | int | float | str, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.choices is None) == (self.low is None) or (self.low is None) != (self.high is None):
+            raise ValueError("low and high, or choices")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError("a low that is less than high")
+        if self.log and (self.low is None or self.low <= 0):
+            raise ValueError("log with a low above 0")
+        return self
+
+    def ends(self) -> tuple[bool | int | float | str, ...]:
+        """Values that a recipe must be able to take."""
+        return self.choices or tuple(one for one in (self.low, self.high) if one is not None)
+
+
+class SweepSection(Frozen):
+    """`[sweep]`: what `paritybit sweep` searches."""
+
+    trials: int = Field(default=20, ge=1, description="Trainings, those that are given up early included.")
+    ranges: dict[str, SweepRange] = Field(
+        min_length=1,
+        description="By key: `{ low = 1e-5, high = 1e-3, log = true }` or `{ choices = [16, 32] }`.",
+    )
+
+
 class ExportSection(Frozen):
     """`[export]`: what is built from the checkpoint and the gates it must pass."""
 
@@ -207,6 +243,7 @@ class Recipe(Frozen):
     loss: LossSection = LossSection()
     regularize: RegularizeSection = RegularizeSection()
     export: ExportSection = ExportSection()
+    sweep: SweepSection | None = None
 
     @field_validator("task")
     @classmethod
@@ -269,10 +306,24 @@ def _validated(raw: dict[str, Any], overrides: Sequence[str], path: Path, *, wri
         problems += data_contradictions(raw)
         if task := TASKS.get(str(raw.get("task", _DEFAULT_TASK))):
             problems += training_contradictions(raw, task)
+    if not problems:
+        problems = _sweep_problems(raw)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RecipeError("\n".join([f"{path}: {count} in the recipe", *(f"  {problem}" for problem in problems)]))
     return _parsed(Recipe, raw)
+
+
+def _sweep_problems(raw: dict[str, Any]) -> list[str]:
+    """Keys of `[sweep.ranges]` that no recipe has, and values that it cannot take."""
+    ranges = raw.get("sweep", {}).get("ranges", {})
+    problems = []
+    for key, one in ranges.items():
+        for value in _parsed(SweepRange, one).ends():
+            tried = copy.deepcopy({name: section for name, section in raw.items() if name != "sweep"})
+            found = _override(tried, f"{key}={json.dumps(value)}")
+            problems += [f"sweep.ranges: {line}" for line in ([found] if found else _problems(Recipe, tried))]
+    return list(dict.fromkeys(problems))
 
 
 def _task_problems(raw: dict[str, Any]) -> list[str]:

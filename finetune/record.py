@@ -34,13 +34,13 @@ def hardware() -> dict[str, Any]:
 def inputs_digest(recipe: Recipe, data_fingerprint: str, base_digest: str) -> str:
     """Hex SHA-256 of all that decides a training's outcome.
 
-    Not the recipe's `export` section, and of rows and base model not where they lie, but what they are.
+    Not the recipe's sections `export` and `sweep`, and of rows and base model not where they lie, but what they are.
     """
     trained_by = {
         name: version for name, version in versions().items() if name in ("paritybit", "torch", "transformers")
     }
     content = {
-        "recipe": recipe.model_dump(mode="json", exclude={"export", "data", "base_model"}),
+        "recipe": recipe.model_dump(mode="json", exclude={"export", "data", "base_model", "sweep"}),
         "data": data_fingerprint,
         "base_model": base_digest,
         "versions": trained_by,

@@ -83,6 +83,7 @@ def train(
     pad_id: int,
     work: Path,
     report: Callable[[str], None],
+    watch: Callable[[float], None] | None,
 ) -> TrainingLog:
     """Trains a model, going on where an earlier run in the same work directory was stopped.
 
@@ -95,6 +96,7 @@ def train(
         pad_id: of the padding token.
         work: where Trainer keeps its checkpoints.
         report: takes a line for people after each evaluation.
+        watch: takes the validation metric then, and raises what ends the training.
 
     Raises:
         InterruptionError: after Ctrl-C or SIGTERM, when a checkpoint to go on from was saved.
@@ -104,7 +106,7 @@ def train(
     training, validation = splits
     targets = task.targets(training.encoded, training.golds)
     _prepare(model, recipe, task, targets)
-    stop, bar = _StopOnSignal(), _Progress(plan.epochs, report, task.primary_metric)
+    stop, bar = _StopOnSignal(), _Progress(plan.epochs, report, task.primary_metric, watch)
     trainer = _Trainer(
         recipe=recipe,
         plan=plan,
@@ -392,8 +394,11 @@ class _StopOnSignal(TrainerCallback):
 class _Progress(TrainerCallback):
     """One bar over all steps, on a terminal; one line after each evaluation, everywhere."""
 
-    def __init__(self, epochs: int, report: Callable[[str], None], metric: str) -> None:
+    def __init__(
+        self, epochs: int, report: Callable[[str], None], metric: str, watch: Callable[[float], None] | None
+    ) -> None:
         self._epochs = epochs
+        self._watch = watch
         self._report = report
         self._metric = metric
         self._bar: tqdm[Any] | None = None
@@ -423,6 +428,8 @@ class _Progress(TrainerCallback):
                 f"epoch {state.epoch:.2f} of {self._epochs}: loss {self._loss:.4f}, "
                 f"validation {self._metric} {value:.4f}"
             )
+        if self._watch is not None:
+            self._watch(value)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -54,7 +54,12 @@ class _Inputs:
 
 
 def finetune(
-    recipe: Recipe, output: Path, *, force: bool = False, report: Callable[[str], None] = _log.info
+    recipe: Recipe,
+    output: Path,
+    *,
+    force: bool = False,
+    report: Callable[[str], None] = _log.info,
+    watch: Callable[[float], None] | None = None,
 ) -> FinetuneResult:
     """Trains what a recipe says and publishes the checkpoint directory, whole or not at all.
 
@@ -66,6 +71,7 @@ def finetune(
         output: the checkpoint directory; an older checkpoint of that name is replaced at the end.
         force: trains even if nothing changed, from the beginning.
         report: takes lines for people.
+        watch: takes the validation metric after each evaluation, and raises what ends the training.
 
     Raises:
         RecipeError: if the base model is missing or does not fit.
@@ -80,7 +86,7 @@ def finetune(
     if not force and (reused := _reuse(inputs, output)):
         return reused
     with _work_directory(output, inputs.digest, anew=force) as work:
-        metrics = _train_and_publish(inputs, work, output, report)
+        metrics = _train_and_publish(inputs, work, output, report, watch)
     return FinetuneResult(output, metrics, reused=False)
 
 
@@ -108,7 +114,11 @@ def _reuse(inputs: _Inputs, output: Path) -> FinetuneResult | None:
 
 
 def _train_and_publish(
-    inputs: _Inputs, work: Path, output: Path, report: Callable[[str], None]
+    inputs: _Inputs,
+    work: Path,
+    output: Path,
+    report: Callable[[str], None],
+    watch: Callable[[float], None] | None,
 ) -> dict[str, dict[str, float]]:
     from finetune.averaging import load_averaged
     from finetune.trainer import read_training_log, train
@@ -134,6 +144,7 @@ def _train_and_publish(
                 pad_id=inputs.base.tokenizer.pad_id,
                 work=work,
                 report=report,
+                watch=watch,
             )
         trained = time.perf_counter()
         model = _load_model(inputs, log.best_checkpoint)

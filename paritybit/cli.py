@@ -28,6 +28,7 @@ _EXTRA_OF = {
     "onnxscript": "export",
     "bentoml": "serve",
     "matplotlib": "bench",
+    "optuna": "sweep",
 }
 
 _PATH = click.Path(path_type=Path)
@@ -117,6 +118,30 @@ def study(
     _say(to_table(found))
     best = found.best_checkpoint()
     click.echo(json.dumps({"study": str(target), "best_checkpoint": best and str(best)}))
+
+
+@cli.command(
+    cls=_ExamplesCommand,
+    epilog="""
+    paritybit sweep my.toml
+    paritybit sweep my.toml --storage postgresql://user@host/optuna --set sweep.trials=100
+    """,
+)
+@click.argument("recipe", type=_PATH)
+@click.option("--storage", metavar="URL", help="Share the search.  [default: a SQLite file in the output]")
+@click.option("--output", type=_PATH, help="The search's directory.  [default: build/NAME/sweep]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+def sweep(recipe: Path, storage: str | None, output: Path | None, overrides: tuple[str, ...]) -> None:
+    """Search the [sweep] ranges of RECIPE for what does best on validation rows; keeps the best checkpoint."""
+    from finetune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    from finetune.sweep import run_sweep, to_table
+
+    target = output or Path("build") / loaded.name / "sweep"
+    found = run_sweep(recipe, overrides, target, storage=storage, report=_say)
+    _say(to_table(found))
+    click.echo(json.dumps(found.to_json()))
 
 
 @cli.command(

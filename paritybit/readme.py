@@ -71,11 +71,18 @@ def _measured(results: Path) -> str:
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     for name, field in model.model_fields.items():
-        section = field.annotation
+        section = _section(field.annotation)
         if isinstance(section, type) and issubclass(section, BaseModel):
             yield from _keys(section, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _kind(section), _default(field), (field.description or "").replace("|", "\\|")
+
+
+def _section(annotation: object) -> object:
+    """A section that may be missing as the section."""
+    given = [one for one in typing.get_args(annotation) if one is not NoneType]
+    optional = typing.get_origin(annotation) in (typing.Union, UnionType) and len(given) == 1
+    return given[0] if optional and isinstance(given[0], type) and issubclass(given[0], BaseModel) else annotation
 
 
 def _option_keys() -> Iterator[tuple[str, str, str, str]]:
