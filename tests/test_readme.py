@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,11 +37,13 @@ def test_every_make_target_exists() -> None:
     assert {"demo", "test", "container"} <= named <= targets
 
 
-def test_the_smallest_recipe_is_one(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    tomllib.loads(block)
-    (tmp_path / "tickets.toml").write_text(block)
+def test_the_smallest_recipe_is_one_and_what_may_follow_in_it(tmp_path: Path) -> None:
+    smallest, searched = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "tickets.toml").write_text(smallest)
     assert load_recipe(tmp_path / "tickets.toml").data.columns["label"] == "queue"
+    (tmp_path / "tickets.toml").write_text(f"{smallest}\n{searched}")
+    sweep = load_recipe(tmp_path / "tickets.toml").sweep
+    assert sweep is not None and sweep.trials == 30
 
 
 def test_variables_are_the_services_own_with_their_defaults() -> None:
