@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune.recipe import TrainSection
 
@@ -34,6 +34,12 @@ class Plan:
     evaluate_every: int
     micro_batch_size: int
     accumulated: int
+
+    def in_smaller_parts(self) -> "Plan":
+        """The same training with half the rows in memory at once, or one where they cannot be halved."""
+        half = self.micro_batch_size // 2 if self.micro_batch_size % 2 == 0 else 1
+        batch = self.micro_batch_size * self.accumulated
+        return replace(self, micro_batch_size=half, accumulated=batch // half)
 
     def remarks(self, settings: TrainSection, hidden_size: int) -> Iterator[str]:
         """Lines for people: what was chosen for them, and a learning rate that is far from the usual one."""

@@ -55,6 +55,9 @@ def freeze(model: torch.nn.Module, settings: TrainSection) -> None:
         for parameter in encoder(model).parameters():
             parameter.requires_grad = False
         return
+    if settings.biases_only:
+        for name, parameter in encoder(model).named_parameters():
+            parameter.requires_grad = name.endswith("bias")
     if settings.freeze_embeddings or settings.freeze_layers:
         for parameter in _embeddings(model).parameters():
             parameter.requires_grad = False

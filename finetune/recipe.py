@@ -97,6 +97,10 @@ class TrainSection(Frozen):
         default=0, ge=0, description="That many of the lowest layers stay as pre-trained, with the embeddings."
     )
     freeze_encoder: bool = Field(default=False, description="Trains the head alone.")
+    biases_only: bool = Field(
+        default=False,
+        description="Trains the head and all biases (BitFit, Ben Zaken et al. 2022), at a higher rate.",
+    )
     gradual_unfreezing: bool = Field(
         default=False, description="The head alone at first, one layer more with each epoch (Howard & Ruder 2018)."
     )

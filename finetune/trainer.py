@@ -36,6 +36,8 @@ from tasks.errors import DivergenceError, InterruptionError
 __all__ = ["EncodedSplit", "TrainingLog", "begin_with_bias", "read_training_log", "train"]
 
 _LOG_FILE = "trained.json"
+_ROWS = "rows"  # of a batch, in the order of the training rows
+_NAMED_ROWS = 8
 _STATE_FILE = "trainer_state.json"  # Trainer writes it last into each of its checkpoints
 
 
@@ -178,8 +180,6 @@ def _arguments(recipe: Recipe, plan: Plan, task: Task, work: Path) -> TrainingAr
         eval_steps=plan.evaluate_every,
         save_steps=plan.evaluate_every,
         logging_steps=plan.evaluate_every,
-        # a loss that is not a number must be seen, not averaged away
-        logging_nan_inf_filter=False,
         # the best and the last; 1 would delete the last, from which an interrupted run goes on
         save_total_limit=2,
         load_best_model_at_end=True,
@@ -232,7 +232,8 @@ class _Trainer(Trainer):
             chosen = [windows[row] for row in rows]
             gold = task.collate_targets([targets[row] for row in rows], max(map(len, chosen)))
             tensors = to_tensors(collate(chosen, pad_id), self._inputs)
-            return tensors | {name: torch.from_numpy(values) for name, values in gold.items()}
+            named = {_ROWS: torch.tensor([windows[row].row for row in rows])}
+            return tensors | named | {name: torch.from_numpy(values) for name, values in gold.items()}
 
         rows = list(range(len(windows)))
         # evaluation is ours, but Trainer insists on a data set for it
@@ -287,14 +288,20 @@ class _Trainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forwards and backwards, as often as the recipe says."""
-        if self._adversary is None:
-            return super().training_step(model, inputs, num_items_in_batch)
 
         def step(factor: float) -> torch.Tensor:
             self._loss_factor = factor
             return super(_Trainer, self).training_step(model, dict(inputs), num_items_in_batch)
 
-        return self._adversary.train_on(step)
+        loss = step(1.0) if self._adversary is None else self._adversary.train_on(step)
+        if not torch.isfinite(loss):
+            rows = sorted({row + 1 for row in inputs[_ROWS].tolist()})
+            listed = ", ".join(map(str, rows[:_NAMED_ROWS])) + (", …" if len(rows) > _NAMED_ROWS else "")
+            raise DivergenceError(
+                f"training diverged: the loss is {loss.item()} at step {self.state.global_step + 1}, "
+                f"on training rows {listed}; lower train.learning_rate, or look at the rows"
+            )
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -417,9 +424,6 @@ class _Progress(TrainerCallback):
         logs: dict[str, float] = more["logs"]
         if "loss" in logs:
             self._loss = logs["loss"]
-            if not math.isfinite(self._loss):
-                where = f"the loss is {self._loss} at step {state.global_step}"
-                raise DivergenceError(f"training diverged: {where}; lower train.learning_rate")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         value = more["metrics"][f"eval_{self._metric}"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune.base_model import BaseModelFiles, open_base_model, quiet_transformers
 from finetune.data import LabelledData, Split, load_data
-from finetune.defaults import make_plan
+from finetune.defaults import Plan, make_plan
 from finetune.recipe import Recipe
 from finetune.record import hardware, inputs_digest, versions, write_json
 from finetune.report import DataReport, data_report
@@ -121,31 +121,20 @@ def _train_and_publish(
     watch: Callable[[float], None] | None,
 ) -> dict[str, dict[str, float]]:
     from finetune.averaging import load_averaged
-    from finetune.trainer import read_training_log, train
+    from finetune.trainer import read_training_log
 
     began = time.perf_counter()
     summary = data_report(inputs.data, inputs.task, inputs.base.tokenizer)
     report(summary.to_text())
     with quiet_transformers():
         log = read_training_log(work)
-        model = _fresh_model(inputs)
         splits = _encoded(inputs, inputs.data.train), _encoded(inputs, inputs.data.validation)
-        width = model.config.hidden_size
+        width = inputs.base.config.hidden_size
         plan = make_plan(inputs.recipe.train, windows=len(splits[0].encoded.windows), hidden_size=width)
         if log is None:
             for line in plan.remarks(inputs.recipe.train, width):
                 report(line)
-            log = train(
-                inputs.recipe,
-                plan,
-                inputs.task,
-                model=model,
-                splits=splits,
-                pad_id=inputs.base.tokenizer.pad_id,
-                work=work,
-                report=report,
-                watch=watch,
-            )
+            plan, log = _train_in_memory(inputs, plan, splits, work, report, watch)
         trained = time.perf_counter()
         model = _load_model(inputs, log.best_checkpoint)
         load_averaged(model, Path(log.best_checkpoint))
@@ -160,6 +149,43 @@ def _train_and_publish(
         with publish_directory(output, TASK_FILE) as draft:
             _write(draft, inputs, task.spec, model, record, metrics)
     return metrics
+
+
+def _train_in_memory(
+    inputs: _Inputs,
+    plan: Plan,
+    splits: tuple[Any, Any],
+    work: Path,
+    report: Callable[[str], None],
+    watch: Callable[[float], None] | None,
+) -> tuple[Plan, Any]:
+    """Trains, with half the rows in memory at once each time that they do not fit; what is learnt stays the same."""
+    import torch
+
+    from finetune.trainer import train
+
+    while True:
+        try:
+            log = train(
+                inputs.recipe,
+                plan,
+                inputs.task,
+                model=_fresh_model(inputs),
+                splits=splits,
+                pad_id=inputs.base.tokenizer.pad_id,
+                work=work,
+                report=report,
+                watch=watch,
+            )
+        except torch.OutOfMemoryError:
+            longest = max(map(len, splits[0].encoded.windows))
+            fits_not = f"{plan.micro_batch_size} rows of up to {longest} tokens do not fit into the device's memory"
+            if plan.micro_batch_size == 1:
+                raise ParitybitError(f"out of memory: {fits_not}; lower max_length, or take a smaller model") from None
+            plan = plan.in_smaller_parts()
+            report(f"warning: {fits_not}; going on with train.micro_batch_size = {plan.micro_batch_size}")
+        else:
+            return plan, log
 
 
 def _fresh_model(inputs: _Inputs) -> Any:

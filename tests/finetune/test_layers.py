@@ -53,6 +53,17 @@ def test_freezing_two_layers_leaves_the_head(family: Family) -> None:
 
 
 @families
+def test_biases_and_the_head_alone_are_trained(family: Family) -> None:
+    model = build(family)
+    freeze(model, TrainSection(biases_only=True, freeze_embeddings=True))
+    trained = {name for name, one in model.named_parameters() if one.requires_grad}
+    below = {name for name in trained if name.startswith(f"{model.base_model_prefix}.")}
+    assert all(name.endswith("bias") for name in below)
+    assert {name for name, depth in depths(model, "key").items() if depth in (1, 2) and name.endswith("bias")} <= below
+    assert trained - below
+
+
+@families
 def test_top_layers_drawn_anew_and_no_other(family: Family) -> None:
     model = build(family)
     # as after loading, when transformers initialises no weight again

@@ -217,9 +217,36 @@ def test_divergence_is_an_error_and_the_old_checkpoint_stays(
         return result
 
     monkeypatch.setattr(BertForSequenceClassification, "forward", diverging)
-    with pytest.raises(ParitybitError, match=r"training diverged: the loss is nan at step \d+; lower train"):
+    with pytest.raises(ParitybitError, match=r"the loss is nan at step 1, on training rows (\d+, ){8}…; lower train"):
         run("train.learning_rate=0.9", output=output)
     assert all(torch.equal(before[name], now) for name, now in weights(output).items())
+
+
+@pytest.mark.parametrize("most", [3, 0])
+def test_rows_that_do_not_fit_into_memory_go_in_parts(
+    most: int, run: Callable[..., FinetuneResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertForSequenceClassification
+
+    forward = BertForSequenceClassification.forward
+
+    def greedy(self: Any, **batch: Any) -> Any:
+        if self.training and len(batch["input_ids"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, **batch)
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", greedy)
+    lines: list[str] = []
+    if most == 0:
+        with pytest.raises(ParitybitError, match=r"out of memory: 1 rows of up to \d+ tokens do not fit .*; lower"):
+            run(report=lines.append)
+        return
+    result = run(report=lines.append)
+    told = [line for line in lines if "do not fit" in line]
+    assert [line.rpartition(" ")[2] for line in told] == ["6", "3"]
+    assert read(result, "run.json")["plan"]["micro_batch_size"] == 3
+    monkeypatch.undo()
+    assert same_weights(result.checkpoint, run("train.micro_batch_size=3").checkpoint)
 
 
 def _evaluations(record: dict[str, Any]) -> int:
