@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -66,8 +67,6 @@ class AveragedWeights(TrainerCallback):
 
     def load(self, folder: Path) -> None:
         """Goes on from the average of a checkpoint."""
-        from safetensors import safe_open
-
         with safe_open(folder / _FILE, framework="pt") as file:
             self._steps = int(file.metadata()[_COUNT])
             for name in file.keys():  # noqa: SIM118 - not a mapping

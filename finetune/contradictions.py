@@ -43,9 +43,6 @@ def training_contradictions(raw: dict[str, Any], task: type[Task]) -> Iterator[s
     Not for a stored recipe, which has every default filled in.
     """
     train, loss, regularize = (_section(raw, name) for name in ("train", "loss", "regularize"))
-    batch, part = train.get("batch_size", 32), train.get("micro_batch_size", 1)
-    if isinstance(batch, int) and isinstance(part, int) and part > 0 and batch % part:
-        yield f"train.micro_batch_size: found {part}; expected a divisor of train.batch_size, which is {batch}"
     if train.get("gradual_unfreezing") and train.get("freeze_encoder"):
         yield "train.gradual_unfreezing: found together with train.freeze_encoder; expected one of the two"
     if loss.get("label_smoothing") and loss.get("class_weights", "none") != "none":
@@ -60,6 +57,10 @@ def training_contradictions(raw: dict[str, Any], task: type[Task]) -> Iterator[s
     for key, average in (("ema_decay", "ema"), ("swa_share", "swa")):
         if key in regularize and regularize.get("average") != average:
             yield f'regularize.{key}: found without regularize.average = "{average}"; expected together with it'
+    # a layer drawn anew has no pre-trained weights to go back to
+    for key in ("mixout", "pull_to_pretrained"):
+        if regularize.get(key) and train.get("reinitialize_layers"):
+            yield f"regularize.{key}: found with train.reinitialize_layers; expected one of the two"
     if regularize.get("r_drop") and train.get("dropout") == 0:
         yield "regularize.r_drop: found with train.dropout = 0; expected some dropout, by which two passes differ"
 

@@ -10,11 +10,9 @@ from torch.nn import functional
 
 from finetune.recipe import LossSection
 from tasks.base import Task
+from tasks.token_classification import IGNORED
 
-__all__ = ["IGNORED", "Loss", "class_weights", "make_loss", "positive_weights"]
-
-IGNORED = -100
-"""The label of a token that no loss looks at."""
+__all__ = ["Loss", "class_weights", "make_loss", "positive_weights"]
 
 _BETA = 0.999  # of the effective number of samples, as Cui et al. found best for sets of this kind
 
@@ -50,19 +48,19 @@ def make_loss(task: Task, settings: LossSection, targets: Sequence[Any]) -> Loss
     """
     if task.loss == "binary_cross_entropy":
         return _BinaryCrossEntropy(settings, targets)
-    return _CrossEntropy(settings, targets) if task.loss == "cross_entropy" else _SquaredError()
+    return _CrossEntropy(settings, targets, len(task.spec.labels)) if task.loss == "cross_entropy" else _SquaredError()
 
 
 class _CrossEntropy:
     """Of one label a text or a token, and of a span's start and end, each a choice among the tokens."""
 
-    def __init__(self, settings: LossSection, targets: Sequence[Any]) -> None:
+    def __init__(self, settings: LossSection, targets: Sequence[Any], labels: int) -> None:
         self._smoothing = settings.label_smoothing
         self._gamma = settings.focal_gamma
         self._weights: torch.Tensor | None = None
         if settings.class_weights != "none":
             ids = np.concatenate([np.atleast_1d(np.asarray(one)) for one in targets])
-            self._weights = torch.from_numpy(class_weights(ids[ids != IGNORED], settings.class_weights))
+            self._weights = torch.from_numpy(class_weights(ids[ids != IGNORED], settings.class_weights, labels))
 
     def items(self, batch: Batch) -> int:
         if "labels" in batch:
@@ -71,11 +69,7 @@ class _CrossEntropy:
 
     def total(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         logits, ids = self._choices(outputs, batch)
-        weights = None
-        if self._weights is not None:
-            # labels that no training row bears weigh as much as one that a single row bears
-            missing = logits.shape[-1] - len(self._weights)
-            weights = functional.pad(self._weights, (0, missing), value=float(self._weights.max())).to(logits)
+        weights = None if self._weights is None else self._weights.to(logits)
         losses = functional.cross_entropy(
             logits, ids, weight=weights, label_smoothing=self._smoothing, reduction="none"
         )
@@ -155,17 +149,18 @@ def _power(base: torch.Tensor, exponent: float) -> torch.Tensor:
     return base.clamp(min=1e-8) ** exponent if exponent else torch.ones_like(base)
 
 
-def class_weights(ids: npt.NDArray[np.int64], kind: str) -> npt.NDArray[np.float32]:
+def class_weights(ids: npt.NDArray[np.int64], kind: str, labels: int) -> npt.NDArray[np.float32]:
     """A weight for each label, so that rare ones count for more; 1.0 on average over the items.
 
     Args:
         ids: of the training items, shape `[items]`.
+        labels: how many there are; one that no item bears weighs as much as one that a single item bears.
         kind: `inverse` of a label's count, `sqrt_inverse`, or `effective_number` (Cui et al. 2019, arXiv:1901.05555).
 
     Returns:
-        float32, shape `[largest id + 1]`.
+        float32, shape `[labels]`.
     """
-    counts = np.bincount(ids)
+    counts = np.bincount(ids, minlength=labels)
     at_least_one = np.maximum(counts, 1)
     weights = {
         "inverse": 1 / at_least_one,

@@ -311,11 +311,18 @@ def _validated(raw: dict[str, Any], overrides: Sequence[str], path: Path, *, wri
         if task := TASKS.get(str(raw.get("task", _DEFAULT_TASK))):
             problems += training_contradictions(raw, task)
     if not problems:
-        problems = _sweep_problems(raw)
+        problems = _part_problems(_parsed(Recipe, raw).train) + _sweep_problems(raw)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise RecipeError("\n".join([f"{path}: {count} in the recipe", *(f"  {problem}" for problem in problems)]))
     return _parsed(Recipe, raw)
+
+
+def _part_problems(train: TrainSection) -> list[str]:
+    batch, part = train.batch_size, train.micro_batch_size
+    if part is None or batch % part == 0:
+        return []
+    return [f"train.micro_batch_size: found {part}; expected a divisor of train.batch_size, which is {batch}"]
 
 
 def _sweep_problems(raw: dict[str, Any]) -> list[str]:

@@ -8,24 +8,22 @@ for a recipe that always fails has none; so that failures are counted.
 import json
 import multiprocessing
 import os
-import signal
 import statistics
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
+from finetune.interruption import FirstSignal
 from finetune.recipe import Recipe
 from finetune.record import hardware, versions, write_json
 from tasks.catalogue import TASKS
 from tasks.checkpoint import METRICS_FILE, RUN_FILE
-from tasks.errors import DivergenceError, InterruptionError, ParitybitError
+from tasks.errors import DivergenceError, ParitybitError
 
 __all__ = ["STUDY_FILE", "Run", "Study", "Variant", "run_study", "to_table"]
 
@@ -224,27 +222,31 @@ def _line(job: _Job, run: Run) -> str:
 def _train_all(jobs: Sequence[_Job], workers: int, done: Callable[[_Job], None]) -> None:
     context = multiprocessing.get_context("spawn")
     waiting, running = deque(jobs), dict[int, tuple[BaseProcess, _Job]]()
-    with _Forwarded(running) as stop:
+    told = False
+    with FirstSignal() as signals:
         try:
-            while (waiting and stop.received is None) or running:
-                while waiting and len(running) < workers and stop.received is None:
+            while running or (waiting and signals.received is None):
+                while waiting and len(running) < workers and signals.received is None:
                     job = waiting.popleft()
                     process = context.Process(target=_train_one, args=(job.recipe, job.place, workers))
                     process.start()
                     running[process.sentinel] = process, job
+                if signals.received is not None and not told:
+                    # once: it keeps its progress on the first signal, and a second one ends it at once
+                    told = True
+                    for each, _ in running.values():
+                        each.terminate()
                 for sentinel in wait(list(running), timeout=_POLL_S):
                     ended, job = running.pop(sentinel)  # type: ignore[arg-type]
                     ended.join()
-                    if stop.received is None:
+                    if signals.received is None:
                         _raise_what_stopped(ended, job)
                         done(job)
         finally:
-            for ended, _ in running.values():
-                ended.terminate()
-                ended.join()
-    if stop.received is not None:
-        name = signal.Signals(stop.received).name
-        raise InterruptionError(f"stopped by {name}; run the same command again to go on from there", stop.received)
+            for each, _ in running.values():
+                each.terminate()
+                each.join()
+    signals.raise_if_received()
 
 
 def _train_one(recipe: Recipe, place: Path, workers: int) -> None:
@@ -275,28 +277,3 @@ def _raise_what_stopped(process: BaseProcess, job: _Job) -> None:
         error.exit_code = process.exitcode or 1
         raise error
     raise ParitybitError(f"{where}: its process ended with {process.exitcode}, see above or the system's log")
-
-
-class _Forwarded:
-    """Hands SIGINT and SIGTERM on to the trainings, which keep their progress, and remembers it."""
-
-    def __init__(self, running: Mapping[int, tuple[BaseProcess, _Job]]) -> None:
-        self.received: int | None = None
-        self._running = running
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._forward)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _forward(self, number: int, _: FrameType | None) -> None:
-        if self.received is None:
-            self.received = number
-            for process, _job in list(self._running.values()):
-                process.terminate()

@@ -96,13 +96,12 @@ def run_sweep(
     output.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = _study(base, storage or f"sqlite:///{output.absolute()}/sweep.db")
-    trainer = _Trainer(recipe, tuple(overrides), base.sweep.ranges, output, report)
-    # pruned ones too; failed ones, whose machine was switched off, not
-    while (left := base.sweep.trials - len(study.get_trials(deepcopy=False, states=_ENDED))) > 0:
-        study.optimize(trainer.objective, n_trials=1)
-        trainer.keep_the_best(study)
-        report(f"{left - 1} of {base.sweep.trials} trials left")
-    found = _sweep(study, base, trainer)
+    trials = _Trials(recipe, tuple(overrides), base.sweep.ranges, output, report)
+    try:
+        _search(study, trials, base.sweep.trials, report)
+    except (SQLAlchemyError, OptunaError) as error:
+        raise ParitybitError(f"storage: {_first_line(error)}") from None
+    found = _sweep(study, base, trials)
     write_json(output / SWEEP_FILE, found.to_json())
     return found
 
@@ -116,7 +115,7 @@ def to_table(sweep: Sweep) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Trainer:
+class _Trials:
     recipe: Path
     overrides: tuple[str, ...]
     ranges: Mapping[str, SweepRange]
@@ -154,7 +153,9 @@ class _Trainer:
 
     def place(self, values: Values) -> Path:
         """Where a training with these values keeps its progress, whatever the number of its trial."""
-        return self.output / "trials" / hashlib.sha256(json.dumps(dict(values)).encode()).hexdigest()[:16]
+        return (
+            self.output / "trials" / hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:16]
+        )
 
     def keep_the_best(self, study: optuna.Study) -> None:
         """Removes all checkpoints but the best."""
@@ -165,6 +166,14 @@ class _Trainer:
                 shutil.rmtree(other)
 
 
+def _search(study: optuna.Study, trials: _Trials, wanted: int, report: Callable[[str], None]) -> None:
+    # pruned ones count too; failed ones, whose machine was switched off, not
+    while (left := wanted - len(study.get_trials(deepcopy=False, states=_ENDED))) > 0:
+        study.optimize(trials.objective, n_trials=1)
+        trials.keep_the_best(study)
+        report(f"{left - 1} of {wanted} trials left")
+
+
 def _study(recipe: Recipe, url: str) -> optuna.Study:
     try:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
@@ -173,8 +182,7 @@ def _study(recipe: Recipe, url: str) -> optuna.Study:
             storage = RDBStorage(url, heartbeat_interval=_HEARTBEAT_S, heartbeat_stale_trial_callback=retry)
         study = optuna.create_study(storage=storage, study_name=recipe.name, direction="maximize", load_if_exists=True)
     except (SQLAlchemyError, OptunaError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ParitybitError(f"storage: {url} cannot be opened: {reason}") from None
+        raise ParitybitError(f"storage: {url} cannot be opened: {_first_line(error)}") from None
     # else a search that goes on would draw again what it drew at first
     study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + len(study.get_trials(deepcopy=False)))
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
@@ -192,7 +200,7 @@ def _suggested(trial: optuna.Trial, key: str, one: SweepRange) -> str | float | 
     return trial.suggest_float(key, one.low, one.high, log=one.log)
 
 
-def _sweep(study: optuna.Study, recipe: Recipe, trainer: _Trainer) -> Sweep:
+def _sweep(study: optuna.Study, recipe: Recipe, trials: _Trials) -> Sweep:
     from tasks.catalogue import TASKS
 
     ended = study.get_trials(deepcopy=False, states=_ENDED)
@@ -200,7 +208,7 @@ def _sweep(study: optuna.Study, recipe: Recipe, trainer: _Trainer) -> Sweep:
     if not finished:
         raise ParitybitError(f"sweep: all {len(ended)} trials were given up; see the reasons above")
     best = max(finished, key=_value)
-    checkpoint = trainer.place(best.params) / "checkpoint"
+    checkpoint = trials.place(best.params) / "checkpoint"
     ranking = sorted(finished, key=_value, reverse=True)[:_SHOWN]
     return Sweep(
         metric=TASKS[recipe.task].primary_metric,
@@ -216,6 +224,10 @@ def _sweep(study: optuna.Study, recipe: Recipe, trainer: _Trainer) -> Sweep:
 def _value(trial: FrozenTrial) -> float:
     assert trial.value is not None
     return trial.value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _toml(value: str | float | int | bool) -> str:

@@ -3,14 +3,11 @@
 import json
 import math
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from finetune.averaging import AveragedWeights
 from finetune.defaults import Plan
 from finetune.inference import model_inputs, predict, raw_outputs, to_tensors
+from finetune.interruption import FirstSignal
 from finetune.layers import GradualUnfreezing, freeze, reinitialize
 from finetune.losses import make_loss
 from finetune.optimization import make_optimizer, make_schedule
@@ -31,7 +29,7 @@ from finetune.regularization import Adversary, PullToPretrained, mix_with_pretra
 from tasks import Window
 from tasks.base import Encoded, Gold, Task
 from tasks.encoding import collate
-from tasks.errors import DivergenceError, InterruptionError
+from tasks.errors import DivergenceError
 
 __all__ = ["EncodedSplit", "TrainingLog", "begin_with_bias", "read_training_log", "train"]
 
@@ -108,7 +106,7 @@ def train(
     training, validation = splits
     targets = task.targets(training.encoded, training.golds)
     _prepare(model, recipe, task, targets)
-    stop, bar = _StopOnSignal(), _Progress(plan.epochs, report, task.primary_metric, watch)
+    signals, bar = FirstSignal(), _Progress(plan.epochs, report, task.primary_metric, watch)
     trainer = _Trainer(
         recipe=recipe,
         plan=plan,
@@ -120,21 +118,15 @@ def train(
         windows=training.encoded.windows,
         targets=targets,
     )
-    for callback in (bar, stop):
+    for callback in (bar, _StopOnSignal(signals)):
         trainer.add_callback(callback)
     last = _last_checkpoint(work)
     with ExitStack() as stack:
-        stack.enter_context(stop)
+        stack.enter_context(signals)
         stack.callback(bar.close)
         outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
     state = trainer.state
-    if stop.received is not None:
-        name = signal.Signals(stop.received).name
-        raise InterruptionError(
-            f"stopped by {name} at step {state.global_step} of {state.max_steps}; "
-            "run the same command again to go on from there",
-            stop.received,
-        )
+    signals.raise_if_received(f" at step {state.global_step} of {state.max_steps}")
     log = TrainingLog(
         # the path of the best is lost when the work directory was moved in between
         best_checkpoint=str(state.best_model_checkpoint or _last_checkpoint(work)),
@@ -371,29 +363,13 @@ class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
 
 
 class _StopOnSignal(TrainerCallback):
-    """Turns the first SIGINT or SIGTERM into a checkpoint and an orderly end; the second acts as it always does."""
+    """Turns a signal into a checkpoint and an orderly end."""
 
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        # elsewhere Python does not allow signal handlers
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        self.__exit__()
+    def __init__(self, signals: FirstSignal) -> None:
+        self._signals = signals
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.received is not None:
+        if self._signals.received is not None:
             control.should_save = True
             control.should_training_stop = True
 

@@ -1,6 +1,8 @@
 """From recipe to checkpoint directory."""
 
+import errno
 import fcntl
+import gc
 import json
 import logging
 import shutil
@@ -27,6 +29,9 @@ from tasks.errors import DataError, InputError, ParitybitError
 __all__ = ["FinetuneResult", "finetune"]
 
 _log = logging.getLogger(__name__)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TORCH_WRITERS = ("PytorchStreamWriter", "inline_container")  # in whose name torch.save complains
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +83,14 @@ def finetune(
         DataError: if the data is missing or holds bad rows.
         InterruptionError: after Ctrl-C or SIGTERM in training.
         DivergenceError: if the loss is no longer a number.
-        ParitybitError: if `output` is somebody else's directory, or another run is at work on it.
+        ParitybitError: if `output` is somebody else's directory, another run is at work on it, or the disk is full.
     """
     output = output.absolute()
     check_replaceable(output, TASK_FILE)
     inputs = _open(recipe)
     if not force and (reused := _reuse(inputs, output)):
         return reused
-    with _work_directory(output, inputs.digest, anew=force) as work:
+    with _disk_errors_told(output), _work_directory(output, inputs.digest, anew=force) as work:
         metrics = _train_and_publish(inputs, work, output, report, watch)
     return FinetuneResult(output, metrics, reused=False)
 
@@ -166,7 +171,7 @@ def _train_in_memory(
 
     while True:
         try:
-            log = train(
+            return plan, train(
                 inputs.recipe,
                 plan,
                 inputs.task,
@@ -182,10 +187,11 @@ def _train_in_memory(
             fits_not = f"{plan.micro_batch_size} rows of up to {longest} tokens do not fit into the device's memory"
             if plan.micro_batch_size == 1:
                 raise ParitybitError(f"out of memory: {fits_not}; lower max_length, or take a smaller model") from None
-            plan = plan.in_smaller_parts()
-            report(f"warning: {fits_not}; going on with train.micro_batch_size = {plan.micro_batch_size}")
-        else:
-            return plan, log
+        plan = plan.in_smaller_parts()
+        report(f"warning: {fits_not}; going on with train.micro_batch_size = {plan.micro_batch_size}")
+        # only now is the model that did not fit nobody's any more
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _fresh_model(inputs: _Inputs) -> Any:
@@ -262,7 +268,7 @@ def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tupl
             if errors["tuned"] != errors["untuned"]:
                 report(f"{split.name}: calibration error {errors['tuned']:.4f}, untuned {errors['untuned']:.4f}")
         answers = task.decode(outputs, rows.encoded, task.parameters())
-        if len({task.summary(answer) for answer in answers}) == 1:
+        if len(answers) > 1 and len({task.summary(answer) for answer in answers}) == 1:
             findings["collapsed"].append(split.name)
     return task, metrics, findings
 
@@ -291,6 +297,24 @@ def _write(
     write_json(draft / METRICS_FILE, metrics)
     task_file = TaskFile(task=spec.task, max_length=spec.max_length, options=spec.options)
     write_json(draft / TASK_FILE, task_file.model_dump(mode="json"))
+
+
+@contextmanager
+def _disk_errors_told(output: Path) -> Iterator[None]:
+    """A full disk as one line: safetensors and torch have errors of their own for it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not (
+            isinstance(error, SafetensorError)
+            or getattr(error, "errno", None) in _NO_ROOM
+            or any(name in str(error) for name in _TORCH_WRITERS)
+        ):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise ParitybitError(f"{output}: the checkpoint cannot be written: {reason}") from error
 
 
 @contextmanager

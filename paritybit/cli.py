@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -105,7 +106,7 @@ def study(
 
     recipes = {"recipe": load_recipe(recipe, overrides)}
     for changes in compare:
-        recipes[changes] = load_recipe(recipe, [*overrides, *changes.split()])
+        recipes[changes] = load_recipe(recipe, [*overrides, *shlex.split(changes)])
     from finetune.study import run_study, to_table
     from finetune.study_plot import draw
 

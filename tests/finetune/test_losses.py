@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from finetune.inference import raw_outputs
-from finetune.losses import IGNORED, class_weights, make_loss, positive_weights
+from finetune.losses import class_weights, make_loss, positive_weights
 from finetune.recipe import LossSection, load_recipe
 from finetune.training import finetune
 from tasks.base import TaskSpec
 from tasks.catalogue import load_task
+from tasks.token_classification import IGNORED
 from tests.export.test_families import Family, build
 from tests.toy import write_toy_data, write_toy_recipe, write_toy_task
 
@@ -156,14 +157,15 @@ def test_smoothing_gives_every_label_a_share() -> None:
 
 def test_weights_of_labels() -> None:
     ids = np.array([0] * 90 + [1] * 9 + [2])
-    inverse = class_weights(ids, "inverse")
+    inverse = class_weights(ids, "inverse", 4)
     assert inverse[[1, 2]] / inverse[0] == pytest.approx([10, 90])
-    root = class_weights(ids, "sqrt_inverse")
+    root = class_weights(ids, "sqrt_inverse", 4)
     assert root[[1, 2]] / root[0] == pytest.approx([math.sqrt(10), math.sqrt(90)])
-    effective = class_weights(ids, "effective_number")
+    effective = class_weights(ids, "effective_number", 4)
     assert effective[2] / effective[0] == pytest.approx((1 - 0.999**90) / (1 - 0.999), rel=1e-4)
     for weights in (inverse, root, effective):
-        assert np.bincount(ids) @ weights == pytest.approx(len(ids), rel=1e-5)
+        assert weights[3] == weights[2], "a label that no row bears"
+        assert np.bincount(ids, minlength=4) @ weights == pytest.approx(len(ids), rel=1e-5)
 
 
 def test_a_rare_label_counts_for_more_and_padding_for_nothing() -> None:

@@ -275,3 +275,29 @@ def test_the_example_row_of_a_shipped_recipe_is_one(path: Path, tmp_path: Path) 
     table = read_file(tmp_path / "a.jsonl", "jsonl", Columns(task.fields, recipe.data.columns))
     example = task.read_row(table.rows[0].values, recipe.task_options)
     assert isinstance(example.input, task.input_types)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["train.micro_batch_size=5"],
+            "train.micro_batch_size: found 5; expected a divisor of train.batch_size, which",
+        ),
+        (
+            ["train.gradual_unfreezing=true", "train.freeze_encoder=true"],
+            "train.gradual_unfreezing: found together with",
+        ),
+        (["loss.label_smoothing=0.1", "loss.class_weights=inverse"], "loss.label_smoothing: found together with loss."),
+        (["loss.negative_gamma=4.0"], "expected label_smoothing, class_weights, focal_gamma"),
+        (["task=multi_label", "loss.label_smoothing=0.1"], "loss.label_smoothing: found with the task multi_label"),
+        (["task=question_answering", "loss.focal_gamma=2.0"], "which has no use for it; expected none"),
+        (["regularize.adversarial_steps=3"], "found without regularize.adversarial_epsilon"),
+        (["regularize.average=swa", "regularize.ema_decay=0.9"], 'found without regularize.average = "ema"'),
+        (["regularize.mixout=0.1", "train.reinitialize_layers=1"], "found with train.reinitialize_layers"),
+        (["regularize.r_drop=1.0", "train.dropout=0.0"], "regularize.r_drop: found with train.dropout = 0"),
+    ],
+)
+def test_techniques_that_exclude_or_need_each_other(recipe: Path, overrides: list[str], problem: str) -> None:
+    _, found = error_of(recipe, *overrides)
+    assert problem in found

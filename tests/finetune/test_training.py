@@ -32,7 +32,6 @@ TECHNIQUES = (
     "regularize.r_drop=1.0",
     "regularize.neftune_alpha=5.0",
     "train.gradual_unfreezing=true",
-    "train.reinitialize_layers=1",
     "train.micro_batch_size=3",
     "train.dropout=0.1",
 )
@@ -264,6 +263,24 @@ def test_frozen_embeddings_stay_as_they_were(run: Callable[..., FinetuneResult],
 def test_patience_0_never_stops(run: Callable[..., FinetuneResult]) -> None:
     patient = run("train.epochs=5", "train.learning_rate=1e-12", "train.early_stopping_patience=0")
     assert _evaluations(read(patient, "run.json")) == 5
+
+
+@pytest.mark.parametrize("most", [50_000, 150_000], ids=["weights", "optimizer"])
+def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(
+    most: int, recipe_file: Path, run: Callable[..., FinetuneResult], tmp_path: Path
+) -> None:
+    output = tmp_path / "checkpoint"
+    run(output=output)
+    before = weights(output)
+    size = (output / "model.safetensors").stat().st_size
+    assert 50_000 < size < 150_000 < 2 * size, "Adam keeps two numbers for each weight"
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))\n"
+    command = [sys.executable, "-c", limit + RUN, str(recipe_file), str(output), "train.epochs=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"{output}: the checkpoint cannot be written: ")
+    assert "Traceback" not in done.stderr
+    assert all(torch.equal(before[name], now) for name, now in weights(output).items())
 
 
 def start(recipe: Path, output: Path, *overrides: str) -> subprocess.Popen[str]:
