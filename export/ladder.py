@@ -6,9 +6,11 @@ that graph, and wants half the distance from the float one that it wanted before
 
 1. every way to choose activation ranges from the same histograms; all of these graphs take the same time;
 2. weights of full range, where this processor sums their products right; no slower, but certified for fewer processors;
-3. a smoothed graph (SmoothQuant), which takes one more elementwise operator a norm: first how much is to move into the
+3. a scale for each token behind the activation functions, four passes over what they give;
+4. a smoothed graph (SmoothQuant), which takes one more elementwise operator a norm: first how much is to move into the
    weights, then every way to choose ranges for the best of them;
-4. the products that lose most, measured one by one, stay in float: 1, 2, 4 … of them.
+5. a scale for each token everywhere;
+6. the products that lose most, measured one by one, stay in float: 1, 2, 4 … of them.
 
 Each rung starts from what came nearest before it.
 """
@@ -19,12 +21,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx
+
 from bundle.cpu import instruction_set, sums_int8_exactly
 from bundle.session import Session
 from export.calibration import Ranges, calibrate, collect_histograms, ranges_of
 from export.certificate import Attempt
 from export.parity import compare, logits_of
-from export.quantization import ANYWHERE_EXACT, FULL_RANGE, quantizable_inputs, quantize
+from export.quantization import (
+    ANYWHERE_EXACT,
+    FULL_RANGE,
+    behind_activation_functions,
+    find_linears,
+    quantizable_inputs,
+    quantize,
+)
 from export.sensitivity import measure_sensitivity
 from export.smoothing import channel_maxima, smooth
 from tasks import Encoded, Task, Window
@@ -54,12 +65,21 @@ class Rehearsal:
 
 
 @dataclass(frozen=True, slots=True)
+class _Form:
+    """How products are quantized, beside the ranges: what `export.quantization.quantize` takes."""
+
+    weight_limit: int = ANYWHERE_EXACT
+    by_token: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Tried:
     attempt: Attempt
     path: Path
     source: Path
     ranges: Ranges
-    weight_limit: int
+    form: _Form
 
 
 @dataclass(slots=True)
@@ -140,26 +160,37 @@ def _rungs(way: _Climb, tried: Sequence[_Tried]) -> Iterator[Iterable[_Tried]]:
     """What is tried together; of the products in float each number is a rung, for fewer are faster."""
     yield _ranges(way)
     yield _full_range(way, tried)
+    functions = tuple(behind_activation_functions(way.fp32))
+    if functions:
+        yield _by_token(way, tried, functions, "activation functions by token")
     yield _smoothed(way, tried)
+    yield _by_token(way, tried, _products(way.fp32), "all by token")
     for one in _mixed(way, tried):
         yield [one]
 
 
 def _ranges(way: _Climb) -> Iterator[_Tried]:
     extremes = calibrate(way.fp32, quantizable_inputs(way.fp32), way.calibration, way.rehearsal.pad_id)
-    yield _quantized(way, "min-max", way.fp32, extremes, ANYWHERE_EXACT)
-    yield from _other_methods(way, "", way.fp32, extremes, ANYWHERE_EXACT)
+    yield _quantized(way, "min-max", way.fp32, extremes, _Form())
+    yield from _other_methods(way, "min-max", way.fp32, extremes, _Form())
 
 
 def _full_range(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
     if sums_int8_exactly(instruction_set()):
         best = _best(tried)
-        yield _quantized(way, f"{_weights(FULL_RANGE)}{best.attempt.how}", way.fp32, best.ranges, FULL_RANGE)
+        form = replace(best.form, weight_limit=FULL_RANGE)
+        yield _quantized(way, f"weights ±{FULL_RANGE}, {best.attempt.how}", way.fp32, best.ranges, form)
+
+
+def _by_token(way: _Climb, tried: Sequence[_Tried], products: tuple[str, ...], what: str) -> Iterator[_Tried]:
+    best = _best(tried)
+    how = f"{best.attempt.how}, {what}"
+    yield _quantized(way, how, best.source, best.ranges, replace(best.form, by_token=products))
 
 
 def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
     """Min-max tells the alphas apart, for a pass over the rows each; only the best is worth histograms."""
-    pad_id, limit = way.rehearsal.pad_id, _best(tried).weight_limit
+    pad_id, before = way.rehearsal.pad_id, _best(tried)
     maxima = channel_maxima(way.fp32, way.calibration, pad_id)
     if not maxima:
         return
@@ -168,13 +199,14 @@ def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
         path = way.output.with_name(f"{way.output.stem}-smoothed-{alpha}-fp32.onnx")
         smooth(way.fp32, path, maxima, alpha)
         extremes = calibrate(path, quantizable_inputs(path), way.calibration, pad_id)
-        found.append(_quantized(way, f"{_weights(limit)}smoothed {alpha}, min-max", path, extremes, limit))
+        how = _renamed(before.attempt.how, f"smoothed {alpha}, min-max")
+        found.append(_quantized(way, how, path, extremes, before.form))
         yield found[-1]
         for other in found:
             if other is not _best(found):
                 other.source.unlink(missing_ok=True)
     best = _best(found)
-    yield from _other_methods(way, best.attempt.how.removesuffix("min-max"), best.source, best.ranges, limit)
+    yield from _other_methods(way, best.attempt.how, best.source, best.ranges, best.form)
 
 
 def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
@@ -185,28 +217,39 @@ def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
     count = 1
     while count < len(worst):
         how = f"{best.attempt.how}, {count} of {len(worst)} products in float"
-        yield _quantized(way, how, best.source, best.ranges, best.weight_limit, worst[:count])
+        yield _quantized(way, how, best.source, best.ranges, replace(best.form, keep_float=tuple(worst[:count])))
         count *= 2
 
 
-def _other_methods(way: _Climb, prefix: str, source: Path, extremes: Ranges, limit: int) -> Iterator[_Tried]:
-    """All ways to choose ranges but min-max, which has the extremes themselves."""
+def _other_methods(way: _Climb, how: str, source: Path, extremes: Ranges, form: _Form) -> Iterator[_Tried]:
+    """All ways to choose ranges but min-max, which has the extremes themselves and names what was tried with them."""
     histograms = collect_histograms(source, extremes, way.calibration, way.rehearsal.pad_id)
     for method in _METHODS[1:]:
-        yield _quantized(way, f"{prefix}{method}", source, ranges_of(histograms, method), limit)
+        yield _quantized(way, how.replace("min-max", method), source, ranges_of(histograms, method), form)
 
 
-def _quantized(
-    way: _Climb, how: str, source: Path, ranges: Ranges, limit: int, keep_float: Sequence[str] = ()
-) -> _Tried:
+def _renamed(how: str, ranges: str) -> str:
+    """What was tried, with ranges found in another way."""
+    longest_first = sorted(map(re.escape, _METHODS), key=len, reverse=True)
+    return re.sub("|".join(longest_first), ranges, how, count=1)
+
+
+def _products(model: Path) -> tuple[str, ...]:
+    return tuple(linear.output for linear in find_linears(onnx.load(model).graph))
+
+
+def _quantized(way: _Climb, how: str, source: Path, ranges: Ranges, form: _Form) -> _Tried:
     name = "-".join(re.findall(r"[a-z0-9.]+", how))
     path = way.output.with_name(f"{way.output.stem}-{name}.onnx")
-    quantize(source, path, ranges, keep_float=keep_float, weight_limit=limit)
-    return _Tried(_attempt(way, how, path), path, source, ranges, limit)
-
-
-def _weights(limit: int) -> str:
-    return "" if limit == ANYWHERE_EXACT else f"weights ±{limit}, "
+    quantize(
+        source,
+        path,
+        ranges,
+        keep_float=form.keep_float,
+        by_token=form.by_token,
+        weight_limit=form.weight_limit,
+    )
+    return _Tried(_attempt(way, how, path), path, source, ranges, form)
 
 
 def _attempt(way: _Climb, how: str, path: Path) -> Attempt:

@@ -3,7 +3,7 @@
 A session for each product would load and compile the model dozens of times. One graph holds both forms of every product
 behind an `If`, and an input says which product runs as int8:
 
-    quantized_product ─ Equal(k) ─ If ─┬─ MatMulIntegerToFloat
+    quantized_product ─ Equal(k) ─ If ─┬─ MatMulIntegerToFloat …
                                        └─ MatMul, Add
 """
 
@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bundle.session import Session
 from export.parity import logits_of
-from export.quantization import Linear, find_linears
+from export.quantization import Linear, find_linears, int8_form
 from tasks import Window
 from tasks.base import FloatArray
 
@@ -70,15 +70,19 @@ def _write_switched(fp32: Path, int8: Path, path: Path) -> list[str]:
     """Writes the graph of both forms and returns the products that it can switch, in their order."""
     proto, floats = onnx.load(int8), onnx.load(fp32).graph
     graph = proto.graph
-    linears = {linear.output: linear for linear in find_linears(floats)}
+    producers = {name: node for node in graph.node for name in node.output}
+    forms = {linear.output: int8_form(linear.output, producers) for linear in find_linears(floats)}
+    linears = {linear.output: linear for linear in find_linears(floats) if forms[linear.output]}
+    within = {id(node) for form in forms.values() for node in form[:-1]}
     names: list[str] = []
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         linear = linears.get(node.output[0])
-        if linear is None or node.op_type != "MatMulIntegerToFloat":
-            nodes.append(node)
+        if linear is None:
+            if id(node) not in within:
+                nodes.append(node)
             continue
-        nodes += _switched(node, linear, len(names))
+        nodes += _switched(forms[linear.output], linear, len(names))
         graph.initializer.append(
             numpy_helper.from_array(np.array(len(names), dtype=np.int64), f"{_CHOICE}_{len(names)}")
         )
@@ -92,7 +96,7 @@ def _write_switched(fp32: Path, int8: Path, path: Path) -> list[str]:
     return names
 
 
-def _switched(product: onnx.NodeProto, linear: Linear, number: int) -> list[onnx.NodeProto]:
+def _switched(int8_nodes: Sequence[onnx.NodeProto], linear: Linear, number: int) -> list[onnx.NodeProto]:
     float_nodes = [linear.product, *([linear.bias_add] if linear.bias_add else [])]
     condition = f"{linear.output}__is_int8"
     return [
@@ -101,7 +105,7 @@ def _switched(product: onnx.NodeProto, linear: Linear, number: int) -> list[onnx
             "If",
             [condition],
             [linear.output],
-            then_branch=_branch([product], "int8"),
+            then_branch=_branch(int8_nodes, "int8"),
             else_branch=_branch(float_nodes, "float"),
         ),
     ]

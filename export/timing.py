@@ -54,6 +54,9 @@ Seconds = npt.NDArray[np.float64]
 ANSWER_LIMIT_S = 900.0
 """A worker that is silent for longer is taken for hung."""
 
+_ROOMS = Path(__file__).resolve().parents[1]
+"""Where the project's packages lie, this one among them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -103,10 +106,20 @@ class WorkerSpec:
         entry: `module:function`; called with `arguments`, returns an `Engine`. Named, not imported, so that this
             module knows none of the engines that others bring.
         arguments: keyword arguments that JSON can carry.
+        python: the interpreter; another environment's sees of this one the project's rooms only, and needs what
+            `tasks` does: numpy, pydantic, tokenizers.
     """
 
     entry: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    python: str = sys.executable
+
+    @property
+    def import_path(self) -> str:
+        """`PYTHONPATH` of the process."""
+        if self.python != sys.executable:
+            return str(_ROOMS)
+        return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
 
 
 def ort_spec(model: Path, settings: "SessionSettings", threads: int) -> WorkerSpec:
@@ -147,11 +160,11 @@ class Worker:
         with tempfile.NamedTemporaryFile(dir=directory, suffix=".stderr", delete=False) as stderr:
             self._stderr_path = Path(stderr.name)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from export.timing import serve_worker; serve_worker()"],
+                [spec.python, "-c", "from export.timing import serve_worker; serve_worker()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
+                env={**os.environ, "PYTHONPATH": spec.import_path},
                 # Ctrl-C reaches the parent only, which then ends its workers in order
                 start_new_session=True,
             )

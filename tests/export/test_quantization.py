@@ -8,7 +8,14 @@ from onnx import TensorProto, helper, numpy_helper
 from bundle.session import Session
 from export.calibration import ActivationRange, calibrate
 from export.parity import batch_deltas, logits_of
-from export.quantization import FULL_RANGE, find_linears, largest_weight, quantizable_inputs, quantize
+from export.quantization import (
+    FULL_RANGE,
+    behind_activation_functions,
+    find_linears,
+    largest_weight,
+    quantizable_inputs,
+    quantize,
+)
 from finetune.checkpoint import Checkpoint
 from tasks import Window
 
@@ -58,6 +65,52 @@ def test_static_product_is_the_textbook_one(tmp_path: Path, with_bias: bool) -> 
     # a value in the middle of two steps may go either way in float32
     assert np.abs(got - expected).max() < 0.02
     assert np.abs(got - expected).mean() < 1e-4
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_product_by_token_is_the_textbook_one(tmp_path: Path, with_bias: bool) -> None:
+    """Each row in float64: s = max|x| / 127, y = s·t·Σ round(x / s)·w8 + b; a row of zeros gives the bias."""
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(48, 24)).astype(np.float32)
+    bias = generator.normal(size=24).astype(np.float32) if with_bias else None
+    fp32 = linear_graph(tmp_path / "fp32.onnx", weights, bias)
+    assert quantize(fp32, tmp_path / "int8.onnx", {}, by_token=["hidden"]) == 1
+    x = generator.normal(size=(7, 48)).astype(np.float32) * np.logspace(-3, 3, 7, dtype=np.float32)[:, None]
+    x[3] = 0
+    step = np.maximum(np.abs(x).max(axis=1, keepdims=True), 1e-8) / 127
+    weight_scale = np.abs(weights).max(axis=0) / 64
+    products = (np.round(x / step) @ np.round(weights / weight_scale)) * weight_scale
+    got = Session(tmp_path / "int8.onnx").run({"x": x}) - (0 if bias is None else bias)
+    # a value in the middle of two steps may go either way in float32, and the bias takes digits of small rows
+    assert np.abs(got / step - products).max() < (0.5 if bias is None else 5)
+    assert np.abs(got / step - products).mean() < (0.01 if bias is None else 0.2)
+    assert (got[3] == 0).all()
+
+
+def test_products_behind_activation_functions_are_those_of_the_second_half_of_the_feed_forward(
+    graph: Path, checkpoint: Checkpoint
+) -> None:
+    proto, config = onnx.load(graph).graph, checkpoint.model.config
+    widths = {tensor.name: tensor.dims[0] for tensor in proto.initializer if len(tensor.dims) == 2}
+    found = [one for one in find_linears(proto) if one.output in behind_activation_functions(graph)]
+    assert [widths[one.product.input[1]] for one in found] == [config.intermediate_size] * config.num_hidden_layers
+
+
+def test_by_token_a_large_token_takes_nothing_from_the_others(
+    graph: Path, checkpoint: Checkpoint, windows: list[Window], tmp_path: Path
+) -> None:
+    pad_id = checkpoint.pad_token_id
+    every = [one.output for one in find_linears(onnx.load(graph).graph)]
+    ranges = calibrate(graph, quantizable_inputs(graph), windows, pad_id)
+    quantize(graph, tmp_path / "static.onnx", ranges)
+    quantize(graph, tmp_path / "by-token.onnx", {}, by_token=every)
+    fp32 = np.stack(logits_of(Session(graph).run, windows, pad_id))
+    static, by_token = (
+        np.abs(np.stack(logits_of(Session(tmp_path / f"{name}.onnx").run, windows, pad_id)) - fp32).mean()
+        for name in ("static", "by-token")
+    )
+    assert by_token < static
+    assert batch_deltas(Session(tmp_path / "by-token.onnx").run, windows, pad_id).max() <= 1e-6
 
 
 def test_bias_goes_into_the_product(tmp_path: Path) -> None:

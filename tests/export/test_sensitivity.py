@@ -33,14 +33,27 @@ def test_every_product_is_measured_and_the_worst_comes_first(graph: Path, sensit
     assert min(sensitivity.values()) > 0
 
 
+@pytest.mark.parametrize("by_token", [False, True])
 @pytest.mark.parametrize("rank", [0, -1])
 def test_error_is_that_of_a_graph_whose_other_products_stay_float(
-    graph: Path, checkpoint: Checkpoint, windows: list[Window], sensitivity: dict[str, float], tmp_path: Path, rank: int
+    graph: Path,
+    checkpoint: Checkpoint,
+    windows: list[Window],
+    sensitivity: dict[str, float],
+    tmp_path: Path,
+    rank: int,
+    by_token: bool,
 ) -> None:
-    pad_id, name = checkpoint.pad_token_id, list(sensitivity)[rank]
+    pad_id, every = checkpoint.pad_token_id, list(sensitivity)
     ranges = calibrate(graph, quantizable_inputs(graph), windows, pad_id)
+    finer = every if by_token else []
+    if by_token:
+        quantize(graph, tmp_path / "int8.onnx", ranges, by_token=finer)
+        sensitivity = measure_sensitivity(graph, tmp_path / "int8.onnx", windows, pad_id)
+        assert set(sensitivity) == set(every)
+    name = list(sensitivity)[rank]
     others = [other for other in sensitivity if other != name]
-    assert quantize(graph, tmp_path / "one.onnx", ranges, keep_float=others) == 1
+    assert quantize(graph, tmp_path / "one.onnx", ranges, keep_float=others, by_token=finer) == 1
     fp32, one = (np.stack(logits_of(Session(path).run, windows, pad_id)) for path in (graph, tmp_path / "one.onnx"))
     assert sensitivity[name] == pytest.approx(float(np.mean((fp32.astype(np.float64) - one) ** 2)), rel=1e-3)
 
