@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from benchmarks.machine import machine_facts
 from benchmarks.report import SCHEMA_VERSION, BenchReport, BenchSettings, EngineFacts, Timing, tables
@@ -18,6 +17,7 @@ from benchmarks.variants import OnnxVariant, read_variants
 from bundle.batching import plan_batches
 from bundle.cpu import available_cpus
 from bundle.manifest import MANIFEST_FILE, Manifest, read_manifest
+from export.progress import steps
 from export.timing import Measurements, Spread, WorkerSpec, Workload, measure, ort_spec
 from tasks import Input
 from tasks.directory import digest_of, sha256_of
@@ -135,7 +135,7 @@ def _measured(
     subject: _Subject, workloads: Sequence[Workload], threads: int, settings: BenchSettings, digest: str
 ) -> BenchReport:
     specs = _specs(subject, threads)
-    with tqdm(total=1, desc="bench", unit="step", leave=False) as bar:
+    with steps("bench") as advance:
         seen = measure(
             specs,
             workloads,
@@ -144,7 +144,7 @@ def _measured(
             warmup_s=settings.warmup_s,
             budget_s=settings.budget_s,
             seed=settings.seed,
-            progress=lambda done, total: _advance(bar, done, total),
+            progress=advance,
         )
     names = tuple(workload.name for workload in workloads)
     return BenchReport(
@@ -252,8 +252,3 @@ def _plotter() -> Callable[[BenchReport, Path], None]:
     except ModuleNotFoundError as error:
         raise MissingExtraError("bench", error.name or "matplotlib") from None
     return draw
-
-
-def _advance(bar: "tqdm[Any]", done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)

@@ -15,6 +15,7 @@ from export.calibration import choose_rows
 from export.certificate import CalibrationError, Change, ChangedRow, Points, VariantReport
 from export.gates import Gate, at_least, at_most, bootstrap_interval, failed
 from export.parity import Batch, Engine, Parity, batch_deltas, compare, edge_cases, logits_of, torch_engine
+from export.progress import bar
 from export.quantization import largest_weight
 from finetune.checkpoint import Checkpoint
 from finetune.recipe import ExportSection
@@ -129,11 +130,12 @@ def judge(
     engine = Session(model, settings).run
     task = reference.task
     encoded, golds = reference.encoded, reference.golds
-    outputs = logits_of(engine, encoded.windows, reference.pad_id)
+    outputs = logits_of(engine, encoded.windows, reference.pad_id, bar(name))
     parity = compare(task, reference.outputs, outputs, encoded)
     before, after = (task.statistics(one, encoded, golds) for one in (reference.outputs, outputs))
     loss = task.score(before) - task.score(after)
-    batch_delta = float(batch_deltas(engine, reference.invariance_windows(), reference.pad_id).max())
+    company = bar(f"{name} in company")
+    batch_delta = float(batch_deltas(engine, reference.invariance_windows(), reference.pad_id, progress=company).max())
     gates = (
         _numeric_gates(engine, reference, parity, limits)
         if name == "fp32"

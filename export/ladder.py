@@ -28,6 +28,7 @@ from bundle.session import Session
 from export.calibration import Ranges, calibrate, collect_histograms, ranges_of
 from export.certificate import Attempt
 from export.parity import compare, logits_of
+from export.progress import bar
 from export.quantization import (
     ANYWHERE_EXACT,
     FULL_RANGE,
@@ -115,7 +116,7 @@ def climb(
     Yields:
         With each graph written, every attempt so far, the chosen one and the refused ones marked.
     """
-    reference = logits_of(Session(fp32).run, rehearsal.encoded.windows, rehearsal.pad_id)
+    reference = logits_of(Session(fp32).run, rehearsal.encoded.windows, rehearsal.pad_id, bar("fp32"))
     way = _Climb(fp32, output, calibration, rehearsal, reference)
     everything: list[_Tried] = []
     since_refusal: list[_Tried] = []
@@ -170,7 +171,7 @@ def _rungs(way: _Climb, tried: Sequence[_Tried]) -> Iterator[Iterable[_Tried]]:
 
 
 def _ranges(way: _Climb) -> Iterator[_Tried]:
-    extremes = calibrate(way.fp32, quantizable_inputs(way.fp32), way.calibration, way.rehearsal.pad_id)
+    extremes = _extremes(way, way.fp32)
     yield _quantized(way, "min-max", way.fp32, extremes, _Form())
     yield from _other_methods(way, "min-max", way.fp32, extremes, _Form())
 
@@ -190,15 +191,15 @@ def _by_token(way: _Climb, tried: Sequence[_Tried], products: tuple[str, ...], w
 
 def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
     """Min-max tells the alphas apart, for a pass over the rows each; only the best is worth histograms."""
-    pad_id, before = way.rehearsal.pad_id, _best(tried)
-    maxima = channel_maxima(way.fp32, way.calibration, pad_id)
+    before = _best(tried)
+    maxima = channel_maxima(way.fp32, way.calibration, way.rehearsal.pad_id, bar("largest of each channel"))
     if not maxima:
         return
     found: list[_Tried] = []
     for alpha in _ALPHAS:
         path = way.output.with_name(f"{way.output.stem}-smoothed-{alpha}-fp32.onnx")
         smooth(way.fp32, path, maxima, alpha)
-        extremes = calibrate(path, quantizable_inputs(path), way.calibration, pad_id)
+        extremes = _extremes(way, path)
         how = _renamed(before.attempt.how, f"smoothed {alpha}, min-max")
         found.append(_quantized(way, how, path, extremes, before.form))
         yield found[-1]
@@ -213,7 +214,7 @@ def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
     """From the best so far, a product in float, then always twice as many."""
     best = _best(tried)
     windows = way.calibration[:: max(1, len(way.calibration) // _SENSITIVITY_WINDOWS)]
-    worst = list(measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id))
+    worst = list(measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id, bar("sensitivity")))
     count = 1
     while count < len(worst):
         how = f"{best.attempt.how}, {count} of {len(worst)} products in float"
@@ -223,9 +224,14 @@ def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
 
 def _other_methods(way: _Climb, how: str, source: Path, extremes: Ranges, form: _Form) -> Iterator[_Tried]:
     """All ways to choose ranges but min-max, which has the extremes themselves and names what was tried with them."""
-    histograms = collect_histograms(source, extremes, way.calibration, way.rehearsal.pad_id)
+    histograms = collect_histograms(source, extremes, way.calibration, way.rehearsal.pad_id, bar("histograms"))
     for method in _METHODS[1:]:
         yield _quantized(way, how.replace("min-max", method), source, ranges_of(histograms, method), form)
+
+
+def _extremes(way: _Climb, graph: Path) -> Ranges:
+    tensors = quantizable_inputs(graph)
+    return calibrate(graph, tensors, way.calibration, way.rehearsal.pad_id, bar("extremes"))
 
 
 def _renamed(how: str, ranges: str) -> str:
@@ -255,7 +261,7 @@ def _quantized(way: _Climb, how: str, source: Path, ranges: Ranges, form: _Form)
 def _attempt(way: _Climb, how: str, path: Path) -> Attempt:
     rehearsal = way.rehearsal
     task, encoded, golds = rehearsal.task, rehearsal.encoded, rehearsal.golds
-    outputs = logits_of(Session(path).run, encoded.windows, rehearsal.pad_id)
+    outputs = logits_of(Session(path).run, encoded.windows, rehearsal.pad_id, bar(how))
     parity = compare(task, way.reference, outputs, encoded)
     scores = [task.score(task.statistics(one, encoded, golds)) for one in (way.reference, outputs)]
     loss = scores[0] - scores[1]

@@ -1,6 +1,6 @@
 """Numeric parity: what two models say of the same rows, alone and in company."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,7 @@ def logits_of(
     engine: Engine,
     windows: Sequence[Window],
     pad_id: int,
-    progress: Callable[[list[list[int]]], "Sequence[list[int]]"] = list,
+    progress: Callable[[list[list[int]]], Iterable[list[int]]] = iter,
 ) -> list[FloatArray]:
     """Raw outputs of every window, in order, run in micro-batches of similar length."""
     outputs: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(windows)
@@ -132,7 +132,13 @@ def edge_cases(
     return batches
 
 
-def batch_deltas(engine: Engine, windows: Sequence[Window], pad_id: int, company: int = 4) -> npt.NDArray[np.float64]:
+def batch_deltas(
+    engine: Engine,
+    windows: Sequence[Window],
+    pad_id: int,
+    company: int = 4,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> npt.NDArray[np.float64]:
     """Largest |Δlogit| of each window between running alone and running among short, and among long neighbours.
 
     Args:
@@ -140,20 +146,21 @@ def batch_deltas(engine: Engine, windows: Sequence[Window], pad_id: int, company
         windows: what to run; the shortest and the longest of them are also the company.
         pad_id: id of the padding token.
         company: how many rows of similar length run together, and with how many neighbours.
+        progress: wraps the iteration over the groups, for a progress bar.
 
     Returns:
         Shape `[rows]`, rows by rising length.
     """
     rows = sorted(windows, key=len)
-    alone = [engine(collate([row], pad_id))[0] for row in rows]
     deltas = np.zeros(len(rows))
-    for start in range(0, len(rows), company):
+    for start in progress(range(0, len(rows), company)):
         group = rows[start : start + company]
+        alone = [engine(collate([row], pad_id))[0] for row in group]
         for neighbours in (rows[:company], rows[-company:]):
             company_and_group = [*neighbours, *group]
             outputs = without_padding(engine(collate(company_and_group, pad_id)), company_and_group)
-            for row, output in enumerate(outputs[len(neighbours) :], start):
-                deltas[row] = max(deltas[row], float(np.abs(output - alone[row]).max()))
+            for row, output in enumerate(outputs[len(neighbours) :]):
+                deltas[start + row] = max(deltas[start + row], float(np.abs(output - alone[row]).max()))
     return deltas
 
 

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from bundle.cpu import available_cpus, instruction_set
 from bundle.manifest import CERTIFICATE_FILE, MANIFEST_FILE, VARIANTS_FILE
 from export.calibration import choose_rows, rows_digest
@@ -21,6 +19,7 @@ from export.half_precision import write_fp16
 from export.judge import Reference, make_reference
 from export.jury import Jury, Verdict, refusal
 from export.ladder import Attempt, Rehearsal, climb
+from export.progress import bar
 from export.publication import (
     inputs_digest,
     is_current,
@@ -107,7 +106,7 @@ def _export(
     task = load_task(checkpoint.spec)
     report("PyTorch answers the test rows")
     encoded = task.encode(checkpoint.tokenizer, data.test.inputs)
-    reference = make_reference(checkpoint, task, encoded, data.test.golds, recipe.seed, _bar("PyTorch"))
+    reference = make_reference(checkpoint, task, encoded, data.test.golds, recipe.seed, bar("PyTorch"))
     report("exporting the graph")
     graph = export_graph(checkpoint.model, work / "fp32.onnx", recipe.export.opset)
     if graph.obstacle:
@@ -245,7 +244,3 @@ def _certificate(
         limits=recipe.export.model_dump(mode="json"),
         obstacle_to_fusion=graph.obstacle,
     )
-
-
-def _bar(description: str) -> Callable[[Any], Any]:
-    return lambda items: tqdm(items, desc=description, leave=False, disable=None)

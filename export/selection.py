@@ -10,6 +10,7 @@ from bundle.batching import plan_batches
 from bundle.cpu import available_cpus
 from bundle.manifest import SessionSettings
 from export.judge import Reference
+from export.progress import steps
 from export.timing import Workload, measure, ort_spec
 from finetune.checkpoint import Checkpoint
 
@@ -60,15 +61,17 @@ def choose_settings(
     }
     specs = {label: ort_spec(path, settings, available_cpus()) for label, (_, path, settings) in tried.items()}
     workloads = _workloads(reference, checkpoint)
-    measured = measure(
-        specs,
-        workloads,
-        rounds=_ROUNDS,
-        min_rounds=_LEAST_ROUNDS,
-        warmup_s=_WARM_UP_S,
-        budget_s=_TIMING_BUDGET_S,
-        seed=reference.seed,
-    )
+    with steps("timing") as advance:
+        measured = measure(
+            specs,
+            workloads,
+            rounds=_ROUNDS,
+            min_rounds=_LEAST_ROUNDS,
+            warmup_s=_WARM_UP_S,
+            budget_s=_TIMING_BUDGET_S,
+            seed=reference.seed,
+            progress=advance,
+        )
     best: dict[str, Candidate] = {}
     counted = {"latency": set(measured.texts) - {_REAL}, "throughput": {_REAL}}.get(objective)
     for label, relative_time in measured.ranking(counted):
