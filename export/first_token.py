@@ -16,7 +16,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["keep_first_token", "write_narrowed"]
+__all__ = ["keep_first_token", "narrowed_tensors", "write_narrowed"]
+
+_START = "first__start"
 
 _ROW_BY_ROW = frozenset({"Gelu", "LayerNormalization", "MultiHeadAttention", "Relu", "Tanh"})
 """Operators whose output for a token follows from the first input's same token, whatever their other inputs are."""
@@ -27,6 +29,15 @@ def write_narrowed(model: Path, output: Path) -> None:
     proto = onnx.load(model)
     keep_first_token(proto.graph)
     onnx.save(proto, output)
+
+
+def narrowed_tensors(graph: onnx.GraphProto) -> set[str]:
+    """What `keep_first_token` left to be computed of the first token only."""
+    found: set[str] = set()
+    for node in graph.node:
+        if (node.op_type == "Slice" and node.input[1] == _START) or not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 def keep_first_token(graph: onnx.GraphProto) -> int:
@@ -111,10 +122,10 @@ def _insert_slices(graph: onnx.GraphProto, sliced: dict[str, str]) -> None:
     """Puts `first = x[:, 0:1]` behind the producer of each tensor."""
     if not sliced:
         return
-    for name, value in (("first__start", 0), ("first__end", 1), ("first__axis", 1)):
+    for name, value in ((_START, 0), ("first__end", 1), ("first__axis", 1)):
         graph.initializer.append(numpy_helper.from_array(np.array([value], dtype=np.int64), name))
     slices = {
-        name: helper.make_node("Slice", [name, "first__start", "first__end", "first__axis"], [first])
+        name: helper.make_node("Slice", [name, _START, "first__end", "first__axis"], [first])
         for name, first in sliced.items()
     }
     nodes = [slices[value.name] for value in graph.input if value.name in slices]

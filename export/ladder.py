@@ -9,8 +9,7 @@ that graph, and wants half the distance from the float one that it wanted before
 3. a scale for each token behind the activation functions, four passes over what they give;
 4. a smoothed graph (SmoothQuant), which takes one more elementwise operator a norm: first how much is to move into the
    weights, then every way to choose ranges for the best of them;
-5. a scale for each token everywhere;
-6. the products that lose most, measured one by one, stay in float: 1, 2, 4 … of them.
+5. the products that lose most, measured one by one, stay in float: 1, 2, 4 … of them.
 
 Each rung starts from what came nearest before it.
 """
@@ -27,13 +26,13 @@ from bundle.cpu import instruction_set, sums_int8_exactly
 from bundle.session import Session
 from export.calibration import Ranges, calibrate, collect_histograms, ranges_of
 from export.certificate import Attempt
+from export.first_token import narrowed_tensors
 from export.parity import compare, logits_of
 from export.progress import bar
 from export.quantization import (
     ANYWHERE_EXACT,
     FULL_RANGE,
     behind_activation_functions,
-    find_linears,
     quantizable_inputs,
     quantize,
 )
@@ -161,11 +160,8 @@ def _rungs(way: _Climb, tried: Sequence[_Tried]) -> Iterator[Iterable[_Tried]]:
     """What is tried together; of the products in float each number is a rung, for fewer are faster."""
     yield _ranges(way)
     yield _full_range(way, tried)
-    functions = tuple(behind_activation_functions(way.fp32))
-    if functions:
-        yield _by_token(way, tried, functions, "activation functions by token")
+    yield _by_token(way, tried)
     yield _smoothed(way, tried)
-    yield _by_token(way, tried, _products(way.fp32), "all by token")
     for one in _mixed(way, tried):
         yield [one]
 
@@ -183,10 +179,12 @@ def _full_range(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
         yield _quantized(way, f"weights ±{FULL_RANGE}, {best.attempt.how}", way.fp32, best.ranges, form)
 
 
-def _by_token(way: _Climb, tried: Sequence[_Tried], products: tuple[str, ...], what: str) -> Iterator[_Tried]:
-    best = _best(tried)
-    how = f"{best.attempt.how}, {what}"
-    yield _quantized(way, how, best.source, best.ranges, replace(best.form, by_token=products))
+def _by_token(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
+    products = tuple(behind_activation_functions(way.fp32))
+    if products:
+        best = _best(tried)
+        how = f"{best.attempt.how}, activation functions by token"
+        yield _quantized(way, how, best.source, best.ranges, replace(best.form, by_token=products))
 
 
 def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
@@ -211,10 +209,15 @@ def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
 
 
 def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
-    """From the best so far, a product in float, then always twice as many."""
+    """From the best so far, a product in float, then always twice as many.
+
+    Of the first token alone, a float product rounds otherwise than of several (`export.first_token`): those stay int8.
+    """
     best = _best(tried)
+    narrowed = narrowed_tensors(onnx.load(best.source, load_external_data=False).graph)
     windows = way.calibration[:: max(1, len(way.calibration) // _SENSITIVITY_WINDOWS)]
-    worst = list(measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id, bar("sensitivity")))
+    measured = measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id, bar("sensitivity"))
+    worst = [name for name in measured if name not in narrowed]
     count = 1
     while count < len(worst):
         how = f"{best.attempt.how}, {count} of {len(worst)} products in float"
@@ -238,10 +241,6 @@ def _renamed(how: str, ranges: str) -> str:
     """What was tried, with ranges found in another way."""
     longest_first = sorted(map(re.escape, _METHODS), key=len, reverse=True)
     return re.sub("|".join(longest_first), ranges, how, count=1)
-
-
-def _products(model: Path) -> tuple[str, ...]:
-    return tuple(linear.output for linear in find_linears(onnx.load(model).graph))
 
 
 def _quantized(way: _Climb, how: str, source: Path, ranges: Ranges, form: _Form) -> _Tried:

@@ -218,7 +218,7 @@ class ExportSection(Frozen):
         description="Also the word embeddings of int8 variants; where the objective is size, they are tried anyway.",
     )
     rehearsal_rows: int = Field(
-        default=200, ge=1, description="Validation rows that ways to quantize are tried on before one is judged."
+        default=500, ge=1, description="Validation rows that ways to quantize are tried on before one is judged."
     )
     max_logit_delta: float = Field(default=1e-4, gt=0, description="fp32 against PyTorch.")
     min_agreement: float | None = Field(

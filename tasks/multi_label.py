@@ -67,7 +67,7 @@ class MultiLabel:
     problem_type: ClassVar[str | None] = "multi_label_classification"
     loss: ClassVar[LossName] = "binary_cross_entropy"
     primary_metric: ClassVar[str] = "macro_f1"
-    min_agreement: ClassVar[float] = 0.95
+    min_agreement: ClassVar[float] = 0.99
     takes_labels: ClassVar[bool] = True
     input_types: ClassVar[tuple[type, ...]] = (TextInput,)
     fields: ClassVar[tuple[Fields, ...]] = text_fields("labels")

@@ -59,7 +59,7 @@ class SingleLabel:
     problem_type: ClassVar[str | None] = "single_label_classification"
     loss: ClassVar[LossName] = "cross_entropy"
     primary_metric: ClassVar[str] = "accuracy"
-    min_agreement: ClassVar[float] = 0.985
+    min_agreement: ClassVar[float] = 0.99
     takes_labels: ClassVar[bool] = True
     input_types: ClassVar[tuple[type, ...]] = (TextInput,)
     fields: ClassVar[tuple[Fields, ...]] = text_fields("label")

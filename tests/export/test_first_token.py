@@ -6,8 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bundle.session import Session
-from export.first_token import keep_first_token, write_narrowed
+from export.first_token import keep_first_token, narrowed_tensors, write_narrowed
 from export.parity import edge_cases, torch_engine
+from export.quantization import find_linears
 from finetune.checkpoint import Checkpoint
 
 HIDDEN = 8
@@ -106,3 +107,14 @@ def test_last_layer_of_a_model_runs_for_one_token_and_says_the_same(
         tokens = batch["input_ids"].shape[1]
         lengths = [rows.shape[1] for rows in opened.run_all(batch, norms)]
         assert lengths == [tokens] * (len(norms) - 2) + [1, 1], "both norms of the last layer"
+
+
+def test_what_was_narrowed_is_known(checkpoint: Checkpoint, graph: Path, tmp_path: Path) -> None:
+    write_narrowed(graph, tmp_path / "narrowed.onnx")
+    assert not narrowed_tensors(onnx.load(graph).graph)
+    narrow = onnx.load(tmp_path / "narrowed.onnx").graph
+    found = narrowed_tensors(narrow)
+    linears = [one.output for one in find_linears(narrow)]
+    layers = checkpoint.model.config.num_hidden_layers
+    assert [one in found for one in linears].count(True) == 4, "query, output and both of the feed-forward part"
+    assert len(linears) == 6 * layers

@@ -66,14 +66,12 @@ def test_every_rung_is_tried_where_nothing_is_good_enough(
     ways = [one.how for one in attempts]
     assert ways[:2] == ["min-max", "percentile-99.99"]
     assert ways[5].endswith(", activation functions by token")
-    smoothed = [one for one in attempts if one.how.startswith("smoothed") and "all by" not in one.how]
-    smoothed = [one for one in smoothed if "products" not in one.how]
+    smoothed = [one for one in attempts if one.how.startswith("smoothed") and "products" not in one.how]
     by_alpha = [one for one in smoothed if ", min-max" in one.how]
     assert len(by_alpha) == len({one.how for one in by_alpha}) == 4
     best = min(by_alpha, key=lambda one: one.mean_delta).how
     others = [one.how for one in smoothed if one not in by_alpha]
     assert others == [best.replace("min-max", way) for way in ways[1:5]], "only the best alpha is worth histograms"
-    assert any(way.endswith(", all by token") for way in ways)
     assert {name: len(one) for name, one in passes.items()} == {
         "channel_maxima": 1,
         "calibrate": 1 + len(by_alpha),
@@ -124,12 +122,11 @@ def test_refused_choice_is_climbed_on_from_with_half_the_distance(
             ]
     assert all(one is rows for one in asked), "half of the recipe's limits, however often it was refused"
     assert len(asked) == len(choices) == len(set(choices)) == len(set(written))
-    ranges, functions, smoothed, everywhere, *mixed = choices
+    ranges, functions, smoothed, *mixed = choices
     assert functions == f"{ranges}, activation functions by token"
     assert smoothed.startswith("smoothed")
     assert smoothed.endswith(", activation functions by token")
-    assert everywhere == f"{smoothed}, all by token"
-    assert mixed == [f"{everywhere}, {count} of 12 products in float" for count in (1, 2, 4, 8)]
+    assert mixed == [f"{smoothed}, {count} of 12 products in float" for count in (1, 2, 4, 8)]
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"], "what was tried is gone"
     outputs = np.stack(logits_of(Session(output).run, windows, 0))
     deltas = np.abs(outputs - np.stack(logits_of(Session(graph).run, windows, 0)))
