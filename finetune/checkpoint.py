@@ -146,12 +146,24 @@ def _task_of(directory: Path, config: Any) -> str:
     """By the class that the model was saved from; transformers tells sequence classifiers apart in the same way."""
     architectures = config.architectures or []
     problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    heads = {_head_of(one) for one in architectures} - {None}
     for name, task in TASKS.items():
-        is_head = any(one.endswith(task.auto_model.removeprefix("AutoModel")) for one in architectures)
-        if is_head and task.problem_type in (None, problem):
+        if _head_of(task.auto_model) in heads and task.problem_type in (None, problem):
             return name
     found = ", ".join(architectures) or "no architecture"
     raise CheckpointError(f"{directory}: found {found}; this version knows: {', '.join(TASKS)}")
+
+
+def _head_of(architecture: str) -> str | None:
+    """What optimum's task manager says a class of transformers is for, such as `text-classification`, or None."""
+    import transformers
+    from optimum.exporters.tasks import TasksManager
+
+    known = getattr(transformers, architecture, None)
+    try:
+        return None if known is None else str(TasksManager.infer_task_from_model(known))
+    except ValueError:  # one that has no task
+        return None
 
 
 def _labels_of(config: Any) -> tuple[str, ...]:

@@ -179,6 +179,10 @@ def test_a_foreign_directory(copy: Path) -> None:
     [
         ({"architectures": ["BertForMaskedLM"]}, "found BertForMaskedLM"),
         ({"architectures": None}, "found no architecture"),
+        ({"architectures": ["BertPreTrainedModel"]}, "found BertPreTrainedModel"),
+        ({"architectures": ["MyForSequenceClassification"]}, "found MyForSequenceClassification"),
+        # two more heads than a span has: its beam search is not what is served
+        ({"architectures": ["XLMForQuestionAnswering"]}, "found XLMForQuestionAnswering"),
     ],
 )
 def test_other_heads_are_refused_by_name(copy: Path, changes: dict[str, Any], found: str) -> None:
