@@ -1,21 +1,18 @@
 """The Hugging Face `Trainer`, and what has to be mended around it (transformers 5.23)."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from finetune.averaging import AveragedWeights
 from finetune.defaults import Plan
@@ -24,8 +21,10 @@ from finetune.interruption import FirstSignal
 from finetune.layers import GradualUnfreezing, freeze, reinitialize
 from finetune.losses import make_loss
 from finetune.optimization import make_optimizer, make_schedule
+from finetune.progress import Progress, StopOnSignal
 from finetune.recipe import Recipe
 from finetune.regularization import Adversary, PullToPretrained, mix_with_pretrained
+from finetune.sampler import LengthGroupedSampler
 from tasks import Window
 from tasks.base import Encoded, Gold, Task
 from tasks.encoding import collate
@@ -106,7 +105,7 @@ def train(
     training, validation = splits
     targets = task.targets(training.encoded, training.golds)
     _prepare(model, recipe, task, targets)
-    signals, bar = FirstSignal(), _Progress(plan.epochs, report, task.primary_metric, watch)
+    signals, bar = FirstSignal(), Progress(plan.epochs, report, task.primary_metric, watch)
     trainer = _Trainer(
         recipe=recipe,
         plan=plan,
@@ -118,7 +117,7 @@ def train(
         windows=training.encoded.windows,
         targets=targets,
     )
-    for callback in (bar, _StopOnSignal(signals)):
+    for callback in (bar, StopOnSignal(signals)):
         trainer.add_callback(callback)
     last = _last_checkpoint(work)
     with ExitStack() as stack:
@@ -269,7 +268,7 @@ class _Trainer(Trainer):
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        return _LengthGroupedSampler(self, self._lengths, self._recipe.train.batch_size)
+        return LengthGroupedSampler(self, self._lengths, self._recipe.train.batch_size)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The parts of a batch, and the items that they hold together."""
@@ -329,91 +328,6 @@ class _Trainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._average is not None:
             self._average.load(Path(resume_from_checkpoint))
-
-
-class _LengthGroupedSampler(torch.utils.data.Sampler[int]):
-    """Batches of rows of similar length, in random order; drawn from seed and epoch alone.
-
-    Trainer's own sampler goes from long rows to short ones again and again, which costs entity recognition much of an
-    epoch (benchmarks/LOG.md, "long rows first"). It also draws from the global generator, so that an epoch resumed in
-    its middle has another order: some rows come twice and some never.
-    """
-
-    def __init__(self, trainer: Trainer, lengths: list[int], batch_size: int) -> None:
-        self._trainer = trainer
-        self._lengths = lengths
-        self._batch_size = batch_size
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        batch_size = self._batch_size
-        epoch = self._trainer.state.global_step // math.ceil(len(self._lengths) / batch_size)
-        generator = torch.Generator()
-        generator.manual_seed(self._trainer.args.seed + epoch)
-        indices: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
-            self._lengths, batch_size, generator=generator
-        )
-        batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-        # the last one alone may be smaller, and has to stay the last: the loader cuts every batch_size rows
-        full = len(indices) // batch_size
-        order = [*torch.randperm(full, generator=generator).tolist(), *range(full, len(batches))]
-        return chain.from_iterable(batches[number] for number in order)
-
-
-class _StopOnSignal(TrainerCallback):
-    """Turns a signal into a checkpoint and an orderly end."""
-
-    def __init__(self, signals: FirstSignal) -> None:
-        self._signals = signals
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._signals.received is not None:
-            control.should_save = True
-            control.should_training_stop = True
-
-
-class _Progress(TrainerCallback):
-    """One bar over all steps, on a terminal; one line after each evaluation, everywhere."""
-
-    def __init__(
-        self, epochs: int, report: Callable[[str], None], metric: str, watch: Callable[[float], None] | None
-    ) -> None:
-        self._epochs = epochs
-        self._watch = watch
-        self._report = report
-        self._metric = metric
-        self._bar: tqdm[Any] | None = None
-        self._loss = math.nan
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=None, leave=False
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(1)
-
-    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        logs: dict[str, float] = more["logs"]
-        if "loss" in logs:
-            self._loss = logs["loss"]
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        value = more["metrics"][f"eval_{self._metric}"]
-        with tqdm.external_write_mode():
-            self._report(
-                f"epoch {state.epoch:.2f} of {self._epochs}: loss {self._loss:.4f}, "
-                f"validation {self._metric} {value:.4f}"
-            )
-        if self._watch is not None:
-            self._watch(value)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def begin_with_bias(model: torch.nn.Module, bias: npt.NDArray[np.float32]) -> None:

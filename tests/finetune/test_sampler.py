@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.trainer import _LengthGroupedSampler
+from finetune.sampler import LengthGroupedSampler
 
 BATCH = 8
 
@@ -12,7 +12,7 @@ BATCH = 8
 def batches(lengths: list[int], *, seed: int = 1, epoch: int = 0) -> list[list[int]]:
     steps = -(-len(lengths) // BATCH)
     trainer: Any = SimpleNamespace(args=SimpleNamespace(seed=seed), state=SimpleNamespace(global_step=epoch * steps))
-    rows = list(_LengthGroupedSampler(trainer, lengths, BATCH))
+    rows = list(LengthGroupedSampler(trainer, lengths, BATCH))
     return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
 

@@ -1,0 +1,72 @@
+"""What is seen of a training while it runs, and how a signal ends it."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from finetune.interruption import FirstSignal
+
+__all__ = ["Progress", "StopOnSignal"]
+
+
+class StopOnSignal(TrainerCallback):
+    """Turns a signal into a checkpoint and an orderly end."""
+
+    def __init__(self, signals: FirstSignal) -> None:
+        self._signals = signals
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After each optimizer step."""
+        if self._signals.received is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class Progress(TrainerCallback):
+    """One bar over all steps, on a terminal; one line after each evaluation, everywhere."""
+
+    def __init__(
+        self, epochs: int, report: Callable[[str], None], metric: str, watch: Callable[[float], None] | None
+    ) -> None:
+        self._epochs = epochs
+        self._watch = watch
+        self._report = report
+        self._metric = metric
+        self._bar: tqdm[Any] | None = None
+        self._loss = math.nan
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Opens the bar where the training stands."""
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=None, leave=False
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Moves the bar by one step."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Remembers the loss for the next line."""
+        logs: dict[str, float] = more["logs"]
+        if "loss" in logs:
+            self._loss = logs["loss"]
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Tells the metric to people, and to whoever watches."""
+        value = more["metrics"][f"eval_{self._metric}"]
+        with tqdm.external_write_mode():
+            self._report(
+                f"epoch {state.epoch:.2f} of {self._epochs}: loss {self._loss:.4f}, "
+                f"validation {self._metric} {value:.4f}"
+            )
+        if self._watch is not None:
+            self._watch(value)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()
