@@ -61,6 +61,12 @@ def sleeper(seconds, **more):
     return WorkerSpec(f"{HERE}:sleeping_engine", {"seconds": seconds, **more})
 
 
+def path_engine(file):
+    """Leaves where its process looks for modules."""
+    Path(file).write_text(os.environ["PYTHONPATH"])
+    return lambda batch: None
+
+
 def children():
     """Live processes whose parent is this one."""
     return [process for process in psutil.Process().children() if "serve_worker" in " ".join(process.cmdline())]
@@ -353,3 +359,18 @@ def _runs(process: Path) -> bool:
         return process.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_worker_of_another_python_sees_the_rooms_and_not_the_packages_of_this_one(tmp_path):
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    for name, python in (("own", sys.executable), ("other", str(other))):
+        spec = WorkerSpec(f"{HERE}:path_engine", {"file": str(tmp_path / name)}, python)
+        with Worker(name, spec, tmp_path):
+            pass
+    root = str(Path(__file__).resolve().parents[2])
+    assert (tmp_path / "other").read_text() == root
+    assert {root, *(path for path in sys.path if "site-packages" in path)} <= set(
+        (tmp_path / "own").read_text().split(os.pathsep)
+    )
