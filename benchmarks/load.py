@@ -48,7 +48,7 @@ class Round(BaseModel):
 
     @property
     def texts_per_s(self) -> float:
-        """Throughput; a request is one text."""
+        """Throughput; a request counts as one text."""
         return len(self.ms) / self.seconds
 
     def quantile(self, share: float) -> float:
@@ -74,13 +74,13 @@ class Load(BaseModel):
 
 
 async def run_rounds(
-    services: Sequence[str], texts: Sequence[str], clients: Sequence[int], *, seconds: float, rounds: int
+    services: Sequence[str], texts: Sequence[str | list[str]], clients: Sequence[int], *, seconds: float, rounds: int
 ) -> list[Round]:
     """Asks each service in turn, with each number of clients, round after round.
 
     Args:
         services: addresses; the order is turned in every second round.
-        texts: asked one a request, over and over.
+        texts: asked one a request, over and over; a list is asked in one request.
         clients: numbers of closed-loop clients.
         seconds: that each turn takes.
         rounds: how often all of it is done.
@@ -132,7 +132,7 @@ def _load(own: Sequence[Round], first: Sequence[Round]) -> Load:
     )
 
 
-async def _turn(service: str, texts: Iterator[str], clients: int, seconds: float) -> Round:
+async def _turn(service: str, texts: Iterator[str | list[str]], clients: int, seconds: float) -> Round:
     begin = time.perf_counter()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients)) as session:
         asked = [_ask(session, service, texts, begin + seconds) for _ in range(clients)]
@@ -147,7 +147,7 @@ async def _turn(service: str, texts: Iterator[str], clients: int, seconds: float
 
 
 async def _ask(
-    session: aiohttp.ClientSession, service: str, texts: Iterator[str], end: float
+    session: aiohttp.ClientSession, service: str, texts: Iterator[str | list[str]], end: float
 ) -> list[tuple[int, float]]:
     """Status and milliseconds of each request of one client."""
     seen = []
