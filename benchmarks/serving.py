@@ -37,7 +37,7 @@ _CHUNK = 512
 
 
 class InProcess(BaseModel):
-    """What a `Predictor` without a server did in one round: milliseconds of single texts, and texts a second in bulk."""
+    """What a `Predictor` without a server did in a round: milliseconds of single texts, texts a second in bulk."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -113,8 +113,10 @@ def compare(
             by_service: list[list[Round]] = [[], []]
             for clients, size in loads:
                 asked = [list(texts[start : start + size]) for start in range(0, len(texts) - size + 1, size)]
-                for service, turn in zip(services, by_service, strict=True):
-                    turn += asyncio.run(run_rounds([service.address], asked, [clients], seconds=seconds, rounds=1))
+                for service, turns in zip(services, by_service, strict=True):
+                    turns.extend(
+                        asyncio.run(run_rounds([service.address], asked, [clients], seconds=seconds, rounds=1))
+                    )
             yield alone, by_service[0], by_service[1]
 
 
@@ -181,6 +183,7 @@ def _in_process(bundle: Path, texts: Sequence[str], threads: int, seconds: float
 
 def markdown(found: Serving) -> str:
     """The tables for people."""
+    added = found.added_p50_ms
     latency = [[who, f"{spread.median:.2f} ({spread.q1:.2f}–{spread.q3:.2f})"] for who, spread in found.p50_ms.items()]
     header = ["clients", "texts a request", "in-process", "ours", "batchable", "ours / in-process", "ours / batchable"]
     rows = [
@@ -202,7 +205,7 @@ def markdown(found: Serving) -> str:
         "",
         *markdown_table(["", "p50, ms"], latency),
         "",
-        f"The service adds {found.added_p50_ms.median:.2f} ms ({found.added_p50_ms.q1:.2f}–{found.added_p50_ms.q3:.2f}).",
+        f"The service adds {added.median:.2f} ms ({added.q1:.2f}–{added.q3:.2f}).",
         "",
         "Texts a second when many ask:",
         "",

@@ -44,9 +44,11 @@ def test_ratios_are_of_the_same_round_and_texts_are_counted_not_requests() -> No
 
 def test_a_service_that_does_not_start_is_an_error_that_names_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with pytest.raises(ParitybitError, match=f"the service ended with exit code 1; see {log}"):
-        with running_service(OURS, tmp_path / "absent", log):
-            pass
+    with (
+        pytest.raises(ParitybitError, match=f"the service ended with exit code 1; see {log}"),
+        running_service(OURS, tmp_path / "absent", log),
+    ):
+        pass
     assert "not a bundle" in log.read_text()
 
 
