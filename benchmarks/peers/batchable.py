@@ -27,7 +27,7 @@ class Batchable:
         self._predictor.warm_up()
         self._parameters = self._predictor.parameters({})
 
-    @bentoml.api(batchable=True)
+    @bentoml.api(batchable=True)  # type: ignore[untyped-decorator]
     def predict(self, inputs: list[str]) -> list[Answer]:
         """Answers the texts of all requests that BentoML put into the batch."""
         predictor = self._predictor
