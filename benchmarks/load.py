@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from benchmarks.report import markdown_table
 from export.timing import Spread
 
-__all__ = ["Load", "Round", "read_texts", "run_rounds", "summarize"]
+__all__ = ["Load", "Round", "read_texts", "run_rounds", "summarize", "texts_option"]
 
 _PAUSE_S = 0.3
 """Between two services: the threads of the one that was asked spin on for a moment."""
@@ -182,15 +182,19 @@ def _ratio(spread: Spread) -> str:
     return f"{spread.median:.2f} ({spread.q1:.2f}–{spread.q3:.2f})"
 
 
-@click.command()
-@click.argument("services", nargs=-1, required=True)
-@click.option(
+texts_option = click.option(
     "--texts",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     default=Path("recipes/data/banking77/test.jsonl"),
     show_default=True,
     help="JSON Lines with a `text` each.",
 )
+"""What the commands that ask a service take their texts from."""
+
+
+@click.command()
+@click.argument("services", nargs=-1, required=True)
+@texts_option
 @click.option("--clients", multiple=True, type=click.IntRange(min=1), default=(1, 8, 32), show_default=True)
 @click.option("--seconds", default=3.0, show_default=True, help="Of each service's turn.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.load import read_texts, run_rounds
+from benchmarks.load import read_texts, run_rounds, texts_option
 from benchmarks.machine import machine_facts
 from benchmarks.report import markdown_table
 
@@ -191,13 +191,7 @@ def _table(found: Overload) -> str:
 
 @click.command()
 @click.argument("service")
-@click.option(
-    "--texts",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path("recipes/data/banking77/test.jsonl"),
-    show_default=True,
-    help="JSON Lines with a `text` each.",
-)
+@texts_option
 @click.option("--share", "shares", multiple=True, type=float, default=(0.8, 3.0), show_default=True)
 @click.option("--seconds", default=60.0, show_default=True, help="That requests arrive at each share.")
 @click.option("--process", type=int, help="Id of the service's process, to watch its memory.")

@@ -21,7 +21,7 @@ import click
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.load import Round, read_texts, run_rounds
+from benchmarks.load import Round, read_texts, run_rounds, texts_option
 from benchmarks.machine import machine_facts
 from benchmarks.report import markdown_table
 from benchmarks.services import OURS, running_service
@@ -216,13 +216,7 @@ def markdown(found: Serving) -> str:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--texts",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path("recipes/data/banking77/test.jsonl"),
-    show_default=True,
-    help="JSON Lines with a `text` each.",
-)
+@texts_option
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(min=1))
 @click.option("--seconds", default=3.0, show_default=True, help="Of each turn.")
