@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import tasks
-from benchmarks.tasks import RESULTS, TABLE, side_by_side, table
+from benchmarks import references
+from benchmarks.references import Comparison, side_by_side
+from benchmarks.tasks import RESULTS, TABLE, table
 
 
 def test_the_committed_table_is_that_of_the_committed_results() -> None:
@@ -24,10 +25,11 @@ def test_both_sides_train_on_the_same_evenly_spread_part(tmp_path: Path, monkeyp
         seen.append({split: [int(json.loads(row)["text"].split()[1]) for row in rows] for split, rows in files.items()})
         return 0.5, 1.0
 
-    monkeypatch.setattr(tasks, "_ours", score)
-    monkeypatch.setattr(tasks, "_theirs", score)
-    settings = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4}
-    result = side_by_side("snli", tmp_path, tmp_path, [1], settings, {"train": 4, "test": 5})
+    monkeypatch.setattr(references, "_ours", score)
+    monkeypatch.setattr(references, "_theirs", score)
+    shared = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4}
+    how = Comparison(tmp_path, tmp_path, alike=True, shared=shared, rows={"train": 4, "test": 5})
+    result = side_by_side("snli", [1], how)
     assert seen == [{"train": [0, 2, 5, 7], "validation": [0, 1, 2, 3], "test": [0, 1, 2]}] * 2
     assert [run["seed"] for run in result["runs"]] == [1]
     assert result["rows"] == {"train": 4, "test": 5}
