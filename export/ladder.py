@@ -9,9 +9,12 @@ that graph, and wants half the distance from the float one that it wanted before
 3. a scale for each token behind the activation functions, four passes over what they give;
 4. a smoothed graph (SmoothQuant), which takes one more elementwise operator a norm: first how much is to move into the
    weights, then every way to choose ranges for the best of them;
-5. the products that lose most, measured one by one, stay in float: 1, 2, 4 … of them.
+5. the products that lose most, measured one by one, stay in float: 1, 2, 4 … of them, up to half, for with more the
+   graph is hardly faster than the float one;
+6. weights that were trained to say in int8 what they say in float (`finetune.quantization_aware`), all products int8.
 
-Each rung starts from what came nearest before it.
+Each rung starts from what came nearest before it; the last, which takes minutes, from what did before products stayed
+in float.
 """
 
 import re
@@ -41,11 +44,14 @@ from export.smoothing import channel_maxima, smooth
 from tasks import Encoded, Task, Window
 from tasks.base import FloatArray, Gold
 
-__all__ = ["Attempt", "Rehearsal", "climb"]
+__all__ = ["Attempt", "Rehearsal", "Retrain", "climb"]
 
 _METHODS = ("min-max", "percentile-99.99", "percentile-99.999", "mse", "entropy")
 _ALPHAS = (0.5, 0.4, 0.6, 0.75)
 _SENSITIVITY_WINDOWS = 32
+
+Retrain = Callable[[Path, int, bool], None]
+"""Writes a float graph whose weights were trained for int8: where, the largest int8 weight, and whether by token."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,16 @@ class _Climb:
     calibration: Sequence[Window]
     rehearsal: Rehearsal
     reference: Sequence[FloatArray]
+    retrain: Retrain | None
 
 
 def climb(
-    fp32: Path, output: Path, calibration: Sequence[Window], rehearsal: Rehearsal, report: Callable[[str], None]
+    fp32: Path,
+    output: Path,
+    calibration: Sequence[Window],
+    rehearsal: Rehearsal,
+    report: Callable[[str], None],
+    retrain: Retrain | None = None,
 ) -> Iterator[list[Attempt]]:
     """Writes the first static int8 graph that is good enough; asked again, the next one.
 
@@ -111,12 +123,13 @@ def climb(
         calibration: training rows.
         rehearsal: validation rows.
         report: told of each attempt in a line.
+        retrain: the last rung's training; without it there is no such rung.
 
     Yields:
         With each graph written, every attempt so far, the chosen one and the refused ones marked.
     """
     reference = logits_of(Session(fp32).run, rehearsal.encoded.windows, rehearsal.pad_id, bar("fp32"))
-    way = _Climb(fp32, output, calibration, rehearsal, reference)
+    way = _Climb(fp32, output, calibration, rehearsal, reference, retrain)
     everything: list[_Tried] = []
     since_refusal: list[_Tried] = []
     refused: set[str] = set()
@@ -162,8 +175,10 @@ def _rungs(way: _Climb, tried: Sequence[_Tried]) -> Iterator[Iterable[_Tried]]:
     yield _full_range(way, tried)
     yield _by_token(way, tried)
     yield _smoothed(way, tried)
+    unmixed = list(tried)
     for one in _mixed(way, tried):
         yield [one]
+    yield _retrained(way, _best(unmixed).form)
 
 
 def _ranges(way: _Climb) -> Iterator[_Tried]:
@@ -219,10 +234,22 @@ def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
     measured = measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id, bar("sensitivity"))
     worst = [name for name in measured if name not in narrowed]
     count = 1
-    while count < len(worst):
+    while count <= len(worst) // 2:
         how = f"{best.attempt.how}, {count} of {len(worst)} products in float"
         yield _quantized(way, how, best.source, best.ranges, replace(best.form, keep_float=tuple(worst[:count])))
         count *= 2
+
+
+def _retrained(way: _Climb, form: _Form) -> Iterator[_Tried]:
+    if way.retrain is not None:
+        path = way.output.with_name(f"{way.output.stem}-retrained-fp32.onnx")
+        way.retrain(path, form.weight_limit, bool(form.by_token))
+        if form.by_token:
+            # a retrained graph has the products of the float one, a smoothed one has them by other names
+            form = replace(form, by_token=tuple(behind_activation_functions(path)))
+        extremes = _extremes(way, path)
+        yield _quantized(way, "quantization-aware, min-max", path, extremes, form)
+        yield from _other_methods(way, "quantization-aware, min-max", path, extremes, form)
 
 
 def _other_methods(way: _Climb, how: str, source: Path, extremes: Ranges, form: _Form) -> Iterator[_Tried]:

@@ -18,7 +18,7 @@ from export.graph import GraphInfo, export_graph
 from export.half_precision import write_fp16
 from export.judge import Reference, make_reference
 from export.jury import Jury, Verdict, refusal
-from export.ladder import Attempt, Rehearsal, climb
+from export.ladder import Attempt, Rehearsal, Retrain, climb
 from export.progress import bar
 from export.publication import (
     inputs_digest,
@@ -32,6 +32,7 @@ from export.publication import (
 from export.quantization import quantize
 from finetune.checkpoint import Checkpoint, load_checkpoint
 from finetune.data import LabelledData, load_data
+from finetune.quantization_aware import tune_for_int8
 from finetune.recipe import ExportSection, Recipe
 from tasks import Task, Window, load_task
 from tasks.directory import check_replaceable
@@ -116,7 +117,10 @@ def _export(
     training = task.encode(checkpoint.tokenizer, data.train.inputs).windows
     rows = choose_rows([len(window) for window in training], recipe.export.calibration_rows, recipe.seed)
     calibration = [training[row] for row in rows]
-    verdict = _best_variants(work, recipe.export, calibration, _rehearsal(checkpoint, task, data, recipe), jury)
+    retrain = _retraining(checkpoint, training, recipe, report)
+    verdict = _best_variants(
+        work, recipe.export, calibration, _rehearsal(checkpoint, task, data, recipe), jury, retrain
+    )
     published, reason = _choose(verdict.reports, recipe.export)
     evidence = Evidence(
         test_rows=len(reference.encoded),
@@ -148,8 +152,35 @@ def _rehearsal(checkpoint: Checkpoint, task: Task, data: LabelledData, recipe: R
     )
 
 
+def _retraining(checkpoint: Checkpoint, windows: Sequence[Window], recipe: Recipe, report: Report) -> Retrain | None:
+    """The ladder's last rung, of a copy of the model; what it becomes is held against the model as it is."""
+    settings = recipe.export
+
+    def retrain(output: Path, weight_limit: int, by_token: bool) -> None:
+        report(f"quantization-aware fine-tuning, {settings.quantization_aware_steps} steps")
+        tuned = tune_for_int8(
+            checkpoint.model,
+            windows,
+            pad_id=checkpoint.pad_token_id,
+            weight_limit=weight_limit,
+            by_token=by_token,
+            steps=settings.quantization_aware_steps,
+            seed=recipe.seed,
+            progress=bar("quantization-aware"),
+        )
+        export_graph(tuned, output, settings.opset)
+        write_narrowed(output, output)
+
+    return retrain if settings.quantization_aware_steps else None
+
+
 def _best_variants(
-    work: Path, settings: ExportSection, calibration: Sequence[Window], rehearsal: Rehearsal, jury: Jury
+    work: Path,
+    settings: ExportSection,
+    calibration: Sequence[Window],
+    rehearsal: Rehearsal,
+    jury: Jury,
+    retrain: Retrain | None,
 ) -> Verdict:
     """Makes all variants, and climbs on while no int8 graph passes."""
     narrowed, static = work / "narrowed.onnx", work / "int8-static.onnx"
@@ -158,7 +189,7 @@ def _best_variants(
     climbs: Iterable[list[Attempt]] = [[]]
     if "int8-static" in settings.variants:
         jury.report(f"static int8, on {len(rehearsal.encoded)} validation rows:")
-        climbs = climb(narrowed, static, calibration, rehearsal, jury.report)
+        climbs = climb(narrowed, static, calibration, rehearsal, jury.report, retrain)
     verdict = None
     for attempts in climbs:
         if attempts:

@@ -204,6 +204,11 @@ class ExportSection(Frozen):
     rehearsal_rows: int = Field(
         default=500, ge=1, description="Validation rows that ways to quantize are tried on before one is judged."
     )
+    quantization_aware_steps: int = Field(
+        default=300,
+        ge=0,
+        description="Optimizer steps towards int8, where no other way to quantize is good enough; 0 takes none.",
+    )
     max_logit_delta: float = Field(default=1e-4, gt=0, description="fp32 against PyTorch.")
     min_agreement: float | None = Field(
         default=None, ge=0, le=1, description="Same answers, int8 against PyTorch; the task's own limit when missing."

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
@@ -79,13 +80,38 @@ def test_every_rung_is_tried_where_nothing_is_good_enough(
     }
     assert not any("weights" in way for way in ways)
     assert any("1 of 12 products in float" in way for way in ways)
-    assert any("8 of 12 products in float" in way for way in ways)
+    assert any("4 of 12 products in float" in way for way in ways)
+    assert not any("8 of 12" in way for way in ways), "with more than half it is hardly faster than float"
     chosen = next(one for one in attempts if one.chosen)
     assert "products in float" in chosen.how, "the fewer products are int8, the nearer it comes"
     assert chosen.mean_delta < attempts[0].mean_delta
     assert all("not good enough" in line for line in lines)
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"], "what was tried is gone"
     assert largest_weight(tmp_path / "int8.onnx") == 64
+
+
+def test_last_rung_is_a_graph_of_weights_trained_for_the_form_that_came_nearest(
+    graph: Path, windows: list[Window], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.ladder, "instruction_set", lambda: ("avx2", "fma"))
+    asked: list[tuple[int, bool]] = []
+
+    def retrain(output: Path, weight_limit: int, by_token: bool) -> None:
+        asked.append((weight_limit, by_token))
+        copyfile(graph, output)
+
+    impossible, lines = rehearsal(graph, windows, min_agreement=1.1), []
+    with closing(climb(graph, tmp_path / "int8.onnx", windows, impossible, lines.append, retrain)) as climbs:
+        attempts = next(climbs)
+    others, retrained = attempts[:-5], attempts[-5:]
+    nearest = min((one for one in others if "products" not in one.how), key=lambda one: one.mean_delta)
+    assert asked == [(64, "by token" in nearest.how)], "once, after all else"
+    assert [one.how.split(", ")[0] for one in retrained] == ["quantization-aware"] * 5
+    assert not any("quantization-aware" in one.how for one in others)
+    if not asked[0][1]:
+        deltas = [one.mean_delta for one in retrained]
+        assert deltas == [one.mean_delta for one in others[:5]], "the same weights in the same form"
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"], "what was tried is gone"
 
 
 def test_full_range_weights_are_tried_after_the_ranges_where_the_processor_sums_them_right(
@@ -126,7 +152,7 @@ def test_refused_choice_is_climbed_on_from_with_half_the_distance(
     assert functions == f"{ranges}, activation functions by token"
     assert smoothed.startswith("smoothed")
     assert smoothed.endswith(", activation functions by token")
-    assert mixed == [f"{smoothed}, {count} of 12 products in float" for count in (1, 2, 4, 8)]
+    assert mixed == [f"{smoothed}, {count} of 12 products in float" for count in (1, 2, 4)]
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"], "what was tried is gone"
     outputs = np.stack(logits_of(Session(output).run, windows, 0))
     deltas = np.abs(outputs - np.stack(logits_of(Session(graph).run, windows, 0)))

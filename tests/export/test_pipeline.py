@@ -187,6 +187,28 @@ def test_int8_that_fails_on_the_test_rows_is_replaced_by_the_next_of_the_ladder(
     assert all(f"{how} (failed on the test rows)" in page for how in refused)
 
 
+@pytest.mark.parametrize("steps", [0, 20])
+def test_weights_are_trained_for_int8_where_nothing_else_passes(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Every graph of the weights as they are fails on the test rows."""
+    lines: list[str] = []
+    trained = f"quantization-aware fine-tuning, {steps} steps"
+
+    def strict(name: str, *others: Any) -> VariantReport:
+        report = judge(name, *others)
+        lucky = name != "int8-static" or trained in lines
+        return report if lucky else replace(report, gates=(at_most("luck", 2.0, 1.0),))
+
+    monkeypatch.setattr(export.jury, "judge", strict)
+    recipe = quick(tiny_checkpoint, f"export.quantization_aware_steps={steps}")
+    result = export_bundle(tiny_checkpoint, tmp_path / "bundle", recipe=recipe, report=lines.append)
+    static = next(one for one in result.certificate["variants"] if one["name"] == "int8-static")
+    (chosen,) = [one["how"] for one in result.certificate["attempts"] if one["chosen"]]
+    assert (trained in lines) == chosen.startswith("quantization-aware") == (static["verdict"] == "pass") == bool(steps)
+    assert result.certificate["published"] in ("fp32", "int8-static")[: 1 + bool(steps)]
+
+
 def test_a_wanted_variant_that_fails_is_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
     recipe = quick(tiny_checkpoint, 'export.variants=["int8-dynamic"]')
     with pytest.raises(GateError, match="int8-dynamic: max_batch_delta"):
