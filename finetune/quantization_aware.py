@@ -28,6 +28,9 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 _BATCH_SIZE = 32
 _OBSERVED_WINDOWS = 256
 _GRADIENT_NORM = 1.0
+_RATE_SHARE = 0.1
+"""Of the rate that found the weights: they are to be moved by a step of int8, not to be found again."""
+
 _LEVELS, _SIGNED_LEVELS = 255, 127
 _TINY = 1e-8
 
@@ -84,8 +87,8 @@ def tune_for_int8(
     student = fake_quantized(teacher, windows, pad_id=pad_id, weight_limit=weight_limit, by_token=by_token)
     student.get_input_embeddings().requires_grad_(False)
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    # half the rate that found them: the weights are to be moved, not to be found
-    optimizer = torch.optim.AdamW(trained, lr=usual_learning_rate(model.config.hidden_size) / 2, weight_decay=0.0)
+    rate = usual_learning_rate(model.config.hidden_size) * _RATE_SHARE
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     schedule = make_schedule(optimizer, TrainSection(), steps)
     for _, rows in zip(progress(range(steps)), _batches(windows, seed), strict=False):
         loss = _distance(teacher, student, collate([windows[row] for row in rows], pad_id))

@@ -1,4 +1,4 @@
-"""What the container of a Bento installs: four packages beside BentoML, pinned with all that they need; no torch."""
+"""What the container of a Bento installs: five packages beside BentoML, pinned with all that they need; no torch."""
 
 import importlib.metadata
 import tomllib
@@ -11,8 +11,8 @@ from packaging.utils import canonicalize_name
 __all__ = ["CONSTRAINTS_FILE", "PACKAGES", "serving_requirements"]
 
 CONSTRAINTS_FILE = "constraints.txt"
-PACKAGES = ("numpy", "onnxruntime", "pydantic", "tokenizers")
-"""What serving imports beside BentoML, which adds itself in the version that builds the Bento."""
+PACKAGES = ("httptools", "numpy", "onnxruntime", "pydantic", "tokenizers")
+"""What serving needs beside BentoML, which adds itself in the version that builds the Bento."""
 
 
 def serving_requirements(root: Path) -> list[str]:
@@ -26,7 +26,9 @@ def serving_requirements(root: Path) -> list[str]:
         does not name a package, only those of `PACKAGES`, with their ranges. Empty inside a Bento, where nothing is
         built any more.
     """
-    ranges = {one.name: str(one) for one in map(Requirement, _declared(root)) if one.name in PACKAGES}
+    ranges = {
+        one.name: f"{one.name}{one.specifier}" for one in map(Requirement, _declared(root)) if one.name in PACKAGES
+    }
     pins = _pins(root / CONSTRAINTS_FILE) if ranges else {}
     # BentoML writes its own line
     needed = _with_dependencies(["bentoml", *ranges]) - {"bentoml"} if pins else set()
@@ -36,8 +38,8 @@ def serving_requirements(root: Path) -> list[str]:
 def _declared(root: Path) -> list[str]:
     pyproject = root / "pyproject.toml"
     if pyproject.is_file():
-        dependencies: list[str] = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
-        return dependencies
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+        return [*project["dependencies"], *project["optional-dependencies"]["serve"]]
     try:
         return importlib.metadata.requires("paritybit") or []
     except importlib.metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ from serve.app import attach_engine, build_app
 from serve.engine import Engine, calm_garbage_collector, open_engine
 from serve.lookup import SOURCE_ROOT
 from serve.preflight import preflight
+from serve.protocol import use_bounded_protocol
 from serve.requirements import serving_requirements
 from serve.settings import read_settings
 from serve.telemetry import SWITCHES
@@ -20,6 +21,7 @@ from tasks.errors import ParitybitError
 __all__ = ["ParitybitService"]
 
 _APP = build_app()
+use_bounded_protocol()
 
 
 def _image() -> bentoml.images.Image:

@@ -129,6 +129,21 @@ def test_a_client_of_one_byte_a_second_holds_up_nobody(alone: Server) -> None:
         assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("part", [b"A: b\r\n", b"a" * 1000])
+def test_headers_without_end_are_cut_off(alone: Server, part: bytes) -> None:
+    before = most_memory(worker_of(alone))
+    sent = 0
+    with connected(alone) as endless:
+        endless.sendall(b"GET /model HTTP/1.1\r\nHost: a\r\nX: ")
+        with suppress(ConnectionResetError, BrokenPipeError):
+            while sent < 50_000_000:
+                endless.sendall(part * 100)
+                sent += 100 * len(part)
+    assert sent < 10_000_000, "what the socket's buffers hold"
+    assert most_memory(worker_of(alone)) - before < 20_000_000
+    assert seconds_of_an_answer(alone) < 5
+
+
 def test_ten_thousand_idle_connections_hold_up_nobody(alone: Server) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= hard < 11_000:
