@@ -45,6 +45,10 @@ def training_contradictions(raw: dict[str, Any], task: type[Task]) -> Iterator[s
     train, loss, regularize = (_section(raw, name) for name in ("train", "loss", "regularize"))
     if train.get("gradual_unfreezing") and train.get("freeze_encoder"):
         yield "train.gradual_unfreezing: found together with train.freeze_encoder; expected one of the two"
+    if "lora_alpha" in train and not train.get("lora_rank"):
+        yield "train.lora_alpha: found without train.lora_rank; expected together with it"
+    if train.get("lora_rank"):
+        yield from _with_adapters(train, regularize)
     if loss.get("label_smoothing") and loss.get("class_weights", "none") != "none":
         yield "loss.label_smoothing: found together with loss.class_weights; expected one of the two"
     usable = _usable_loss_keys(task)
@@ -63,6 +67,16 @@ def training_contradictions(raw: dict[str, Any], task: type[Task]) -> Iterator[s
             yield f"regularize.{key}: found with train.reinitialize_layers; expected one of the two"
     if regularize.get("r_drop") and train.get("dropout") == 0:
         yield "regularize.r_drop: found with train.dropout = 0; expected some dropout, by which two passes differ"
+
+
+def _with_adapters(train: dict[str, Any], regularize: dict[str, Any]) -> Iterator[str]:
+    """What would train, draw or pull weights that adapters leave as they are."""
+    for key in ("freeze_encoder", "biases_only", "reinitialize_layers"):
+        if train.get(key):
+            yield f"train.{key}: found together with train.lora_rank; expected one of the two"
+    for key in ("mixout", "pull_to_pretrained"):
+        if regularize.get(key):
+            yield f"regularize.{key}: found together with train.lora_rank; expected one of the two"
 
 
 def _usable_loss_keys(task: type[Task]) -> tuple[str, ...]:

@@ -85,6 +85,13 @@ class TrainSection(Frozen):
         default=False,
         description="Trains the head and all biases (BitFit, Ben Zaken et al. 2022), at a higher rate.",
     )
+    lora_rank: int = Field(
+        default=0,
+        ge=0,
+        description="Trains the head and low-rank adapters of all products (LoRA, Hu et al. 2022), merged at the end; "
+        "0 has none, 8 is usual.",
+    )
+    lora_alpha: int = Field(default=16, ge=1, description="Over the rank, what the adapters are multiplied with.")
     gradual_unfreezing: bool = Field(
         default=False, description="The head alone at first, one layer more with each epoch (Howard & Ruder 2018)."
     )

@@ -125,7 +125,6 @@ def _train_and_publish(
     report: Callable[[str], None],
     watch: Callable[[float], None] | None,
 ) -> dict[str, dict[str, float]]:
-    from finetune.averaging import load_averaged
     from finetune.trainer import read_training_log
 
     began = time.perf_counter()
@@ -141,8 +140,7 @@ def _train_and_publish(
                 report(line)
             plan, log = _train_in_memory(inputs, plan, splits, work, report, watch)
         trained = time.perf_counter()
-        model = _load_model(inputs, log.best_checkpoint)
-        load_averaged(model, Path(log.best_checkpoint))
+        model = _trained_model(inputs, Path(log.best_checkpoint))
         task, metrics, findings = _measure(inputs, model, report)
         timings = {
             "training_seconds": log.seconds,
@@ -204,6 +202,27 @@ def _fresh_model(inputs: _Inputs) -> Any:
     model = _load_model(inputs, inputs.base.location)
     if inputs.recipe.train.keep_layers is not None:
         keep_layers(model, inputs.recipe.train.keep_layers)
+    if inputs.recipe.train.lora_rank:
+        from finetune.lora import adapt
+
+        adapt(model, inputs.recipe.train.lora_rank, inputs.recipe.train.lora_alpha)
+    return model
+
+
+def _trained_model(inputs: _Inputs, checkpoint: Path) -> Any:
+    """With the weights that Trainer kept, or their average where the recipe says so; adapters are merged."""
+    from finetune.averaging import load_averaged
+
+    if not inputs.recipe.train.lora_rank:
+        model = _load_model(inputs, str(checkpoint))
+        load_averaged(model, checkpoint)
+        return model
+    from finetune.lora import load_adapted, merge
+
+    model = _fresh_model(inputs)
+    load_adapted(model, checkpoint)
+    load_averaged(model, checkpoint)
+    merge(model)
     return model
 
 

@@ -45,6 +45,8 @@ CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "train.freeze_layers": ("1", ("train.freeze_embeddings=true",)),
     "train.freeze_encoder": ("true", ()),
     "train.biases_only": ("true", ()),
+    "train.lora_rank": ("2", ()),
+    "train.lora_alpha": ("1", ("train.lora_rank=2",)),
     "train.gradual_unfreezing": ("true", ()),
     "train.layer_decay": ("0.5", ()),
     "train.reinitialize_layers": ("1", ()),
