@@ -16,7 +16,7 @@ SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 # imports it, bytecode is kept
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo finetune export bench study serve bento container test test-fast test-thorough test-container check clean
+.PHONY: setup demo finetune export bench study serve bento lock container test test-fast test-thorough test-container check clean
 
 demo: setup
 	@echo "== 1/5 finetune: labelled text and a base model in, a checkpoint out"
@@ -60,6 +60,11 @@ serve: export
 
 bento: export
 	$(BIN)/python -m serve.bento $(BUNDLE)
+
+# after a change of constraints.txt: all that the image installs, with the hashes of the files
+lock: setup
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+		--custom-compile-command 'make lock' -c constraints.txt serve/requirements.in -o serve/requirements.lock
 
 container: export
 	$(BIN)/bentoml containerize $$($(BIN)/python -m serve.bento $(BUNDLE)) -t $(IMAGE)

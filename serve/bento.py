@@ -10,6 +10,7 @@ import bentoml
 
 from bundle.manifest import Manifest, read_manifest, verify_files
 from serve.lookup import SOURCE_ROOT
+from serve.requirements import LOCK_FILE
 from tasks.errors import ParitybitError
 
 __all__ = ["build_bento"]
@@ -35,7 +36,7 @@ def build_bento(bundle: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="paritybit-bento-") as folder:
         context = Path(folder)
         for room in _ROOMS:
-            ignore = shutil.ignore_patterns("__pycache__")
+            ignore = shutil.ignore_patterns("__pycache__", LOCK_FILE)
             shutil.copytree(SOURCE_ROOT / room, context / room, ignore=ignore)
         shutil.copytree(bundle, context / "build" / name / "bundle")
         bento = bentoml.build(

@@ -3,6 +3,7 @@
 `bentoml serve` in a checkout serves the exported bundle; `bentoml build` makes a Bento of it.
 """
 
+import shlex
 import sys
 
 import bentoml
@@ -33,9 +34,12 @@ def _image() -> bentoml.images.Image:
         python_version=version,
         lock_python_packages=False,  # serving_requirements has pinned them
     )
-    image.run("mkdir -p /etc/uv && echo 'no-cache = true' > /etc/uv/uv.toml")  # 20 MB of the index' pages
-    requirements = serving_requirements(SOURCE_ROOT)
-    return image.python_packages(*requirements) if requirements else image
+    requirements = serving_requirements()
+    if requirements:
+        lines = shlex.join((SOURCE_ROOT / "serve" / "uv.sh").read_text(encoding="utf-8").splitlines())
+        image.run(f"printf '%s\\n' {lines} > /usr/local/bin/uv && chmod +x /usr/local/bin/uv")
+        image.python_packages(*requirements).build_include("serve/sbom.py")
+    return image
 
 
 def _tracing() -> dict[str, str]:

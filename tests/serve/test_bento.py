@@ -1,6 +1,8 @@
 """Bentos: what they hold, what their image installs, and that they serve without configuration."""
 
 import ast
+import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from serve.requirements import PACKAGES, serving_requirements
+from serve.requirements import LOCK_FILE, serving_requirements
 from tasks.errors import BundleError
 from tests.serve.conftest import ROOT, environment, serving
 
+PACKAGES = [line for line in (ROOT / "serve" / "requirements.in").read_text().splitlines() if not line.startswith("#")]
 BENTO_FILES = ("serve/service.py", "serve/page.html", "bundle/predictor.py", "tasks/single_label.py")
 
 
@@ -64,7 +69,10 @@ def test_its_image_is_slim_and_not_root(home: Path, tag: str) -> None:
     assert dockerfile.rindex("USER bentoml") > dockerfile.rindex("RUN ")
     assert all(f"ENV {name}" in dockerfile for name in ("ORT_DISABLE_TELEMETRY", "BENTOML_DO_NOT_TRACK"))
     requirements = (directory(home, tag) / "env" / "python" / "requirements.txt").read_text().lower()
-    assert all(f"\n{name}" in f"\n{requirements}" for name in (*PACKAGES, "bentoml=="))
+    requirements = requirements.replace("\\\n", "").replace("\n\n", "\n")
+    assert all(f"\n{name}==" in f"\n{requirements}" for name in PACKAGES)
+    assert all("--hash=sha256:" in line for line in requirements.splitlines() if not line.startswith("bentoml=="))
+    assert (directory(home, tag) / "src" / "serve" / LOCK_FILE).exists() is False, "nothing is built there any more"
     assert not any(f"\n{name}" in f"\n{requirements}" for name in ("torch", "transformers", "onnx=", "optimum"))
 
 
@@ -104,28 +112,40 @@ def test_a_damaged_bundle_makes_no_bento(tiny_bundle: Path, tmp_path: Path) -> N
     assert not list((tmp_path / "home").glob("bentos/*"))
 
 
-def test_requirements_are_pinned_by_the_constraints_file(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    ranges = serving_requirements(tmp_path)
-    assert [line.partition(">")[0] for line in ranges] == sorted(PACKAGES)
-    pins = [
-        "--index-url https://example.org",
-        "# why",
-        "numpy==9.9.1",
-        "Starlette==9.9.2",
-        "torch==9.9.3",
-        "bentoml==1",
-    ]
-    (tmp_path / "constraints.txt").write_text("\n".join(pins))
-    pinned = serving_requirements(tmp_path)
-    assert {"numpy==9.9.1", "Starlette==9.9.2"} <= set(pinned)
-    assert not any(line.startswith(("torch", "bentoml", "-", "#")) for line in pinned)
-    assert {line for line in pinned if line.startswith("onnxruntime")} <= set(ranges)
+def test_the_lock_has_all_that_serving_needs_in_the_versions_of_the_tests_with_hashes() -> None:
+    locked = {}
+    for line in serving_requirements():
+        requirement = Requirement(line.partition(" --hash")[0])
+        locked[canonicalize_name(requirement.name)] = str(requirement.specifier)
+        assert re.search(r"( --hash=sha256:[0-9a-f]{64})+$", line)
+    pins = map(Requirement, (line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line))
+    tested = {canonicalize_name(one.name): str(one.specifier) for one in pins}
+    needed = closure(PACKAGES) - {"bentoml"}
+    assert {name: locked.get(name) for name in needed} == {name: tested[name] for name in needed}
+    assert locked.keys().isdisjoint({"torch", "transformers", "bentoml"})
+
+
+def closure(names: list[str]) -> set[str]:
+    """The packages and all that they need, as installed here."""
+    found: set[str] = set()
+    waiting = [canonicalize_name(name) for name in names]
+    while waiting:
+        if (name := waiting.pop()) not in found:
+            found.add(name)
+            needs = map(Requirement, importlib.metadata.requires(name) or [])
+            waiting += [
+                canonicalize_name(one.name) for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})
+            ]
+    return found
+
+
+def test_without_a_lock_there_is_nothing_to_install(tmp_path: Path) -> None:
+    assert serving_requirements(tmp_path) == []
 
 
 def test_the_image_has_all_that_the_served_rooms_import() -> None:
     # scikit-learn only scores splits; these come with BentoML, httpx for the client that nobody runs there
-    brought = {"httpx", "starlette", "packaging", "prometheus_client", "pydantic_core", "uvicorn"}
+    brought = {"httpx", "starlette", "prometheus_client", "pydantic_core", "uvicorn"}
     elsewhere = {"sklearn", "bentoml", "serve", "bundle", "tasks"} | brought
     imported = set()
     for room in ("serve", "bundle", "tasks"):
@@ -136,4 +156,4 @@ def test_the_image_has_all_that_the_served_rooms_import() -> None:
                 elif isinstance(node, ast.ImportFrom) and node.module:
                     imported.add(node.module.partition(".")[0])
     # what uvicorn imports
-    assert imported - sys.stdlib_module_names - elsewhere == set(PACKAGES) - {"httptools"}
+    assert imported - sys.stdlib_module_names - elsewhere == set(PACKAGES) - {"httptools", "bentoml"}
