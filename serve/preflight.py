@@ -7,6 +7,7 @@ answer, and the supervisor's process stays free of the engine.
 import os
 import subprocess
 import sys
+import tempfile
 
 from serve.keys import read_keys
 from serve.lookup import SOURCE_ROOT
@@ -20,8 +21,15 @@ def preflight() -> None:
     """Opens the engine in a child process, which ends again.
 
     Raises:
-        ParitybitError: with the child's one line, if the service would not start.
+        ParitybitError: with the child's one line, if the service would not start; and if BentoML could not, which keeps
+            its sockets among temporary files.
     """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise ParitybitError(
+            "no file can be written in TMPDIR or /tmp; is the disk full? The server needs one"
+        ) from None
     search_path = [str(SOURCE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     child = subprocess.run(
         [sys.executable, "-m", "serve.preflight"],

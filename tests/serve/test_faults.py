@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serve.conftest import ROOT, Server, environment, serving, wait_until_ready
+from tests.serve.conftest import ROOT, Server, environment, free_port, serving, wait_until_ready
 
 pytestmark = pytest.mark.thorough
 
@@ -171,3 +171,27 @@ def test_a_body_of_100_megabytes_is_refused_and_not_kept(alone: Server, length: 
     assert response.status_code == 413
     assert "PARITYBIT_MAX_BODY_BYTES" in response.json()["error"]
     assert most_memory(worker_of(alone)) - before < 20e6
+
+
+def test_a_disk_that_fills_up_costs_log_lines_and_no_answer(alone: Server) -> None:
+    assert seconds_of_an_answer(alone) < 5
+    worker, written = worker_of(alone), alone.log.stat().st_size
+    for process in (worker, alone.process.pid):
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (written, written))
+    answers = {alone.post("/predict", BODY).text for _ in range(20)}
+    assert len(answers) == 1
+    assert json.loads(answers.pop())["answers"]
+    assert alone.log.stat().st_size == written, "there is no room for a line"
+    assert worker_of(alone) == worker
+    assert httpx.get(alone.url + "/readyz").status_code == 200
+    alone.process.terminate()
+    assert alone.process.wait(30) == 0
+
+
+def test_a_full_disk_at_the_start_is_told_in_one_line(tiny_bundle: Path, tmp_path: Path) -> None:
+    settings = environment(PARITYBIT_BUNDLE=str(tiny_bundle), BENTOML_HOME=str(tmp_path / "bentoml"))
+    command = ["prlimit", "--fsize=0", sys.executable, "-m", "bentoml", "serve", "--port", str(free_port())]
+    done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert "no file can be written in TMPDIR or /tmp; is the disk full?" in line
