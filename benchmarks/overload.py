@@ -24,7 +24,7 @@ from benchmarks.load import read_texts, run_rounds, texts_option
 from benchmarks.machine import machine_facts
 from benchmarks.report import markdown_table
 
-__all__ = ["Arrivals", "Overload", "arrive", "measure"]
+__all__ = ["Arrivals", "Overload", "arrive", "measure", "memory_mb"]
 
 _SATURATING_CLIENTS = 32
 _CONNECTIONS = 1000
@@ -113,7 +113,7 @@ async def arrive(
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
     asked: list[asyncio.Task[tuple[str, float]]] = []
     late = []
-    before = _memory_mb(process)
+    before = memory_mb(process)
     most = before
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
@@ -124,7 +124,7 @@ async def arrive(
             late.append((now - due) * 1000)
             asked.append(asyncio.create_task(_ask(session, service, text)))
             if before is not None and now - watched > 1:
-                most, watched = max(most or 0.0, _memory_mb(process) or 0.0), now
+                most, watched = max(most or 0.0, memory_mb(process) or 0.0), now
         seen = await asyncio.gather(*asked)
         elapsed = time.perf_counter() - begin
     accepted, refused = ([ms for status, ms in seen if status == wanted] for wanted in ("200", "429"))
@@ -152,7 +152,7 @@ async def _ask(session: aiohttp.ClientSession, service: str, text: str) -> tuple
     return status, (time.perf_counter() - begin) * 1000
 
 
-def _memory_mb(process: int | None) -> float | None:
+def memory_mb(process: int | None) -> float | None:
     """Resident memory of a process and its children."""
     if process is None:
         return None

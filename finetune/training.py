@@ -26,7 +26,10 @@ from tasks.checkpoint import METRICS_FILE, RUN_FILE, TASK_FILE, TaskFile, is_fin
 from tasks.directory import check_replaceable, publish_directory
 from tasks.errors import DataError, InputError, ParitybitError
 
-__all__ = ["FinetuneResult", "finetune"]
+__all__ = ["CURVES_FILE", "FinetuneResult", "finetune"]
+
+CURVES_FILE = "learning_curves.png"
+"""In the checkpoint, where matplotlib is installed."""
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +153,7 @@ def _train_and_publish(
         record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan)} | findings
         record["training"] = asdict(log) | {"best_checkpoint": Path(log.best_checkpoint).name}
         with publish_directory(output, TASK_FILE) as draft:
+            _draw_curves(draft / CURVES_FILE, log.history, task.primary_metric, report)
             _write(draft, inputs, task.spec, model, record, metrics)
     return metrics
 
@@ -290,6 +294,15 @@ def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tupl
         if len(answers) > 1 and len({task.summary(answer) for answer in answers}) == 1:
             findings["collapsed"].append(split.name)
     return task, metrics, findings
+
+
+def _draw_curves(path: Path, history: Any, metric: str, report: Callable[[str], None]) -> None:
+    try:
+        from finetune.curves import draw_curves
+    except ImportError:
+        report(f"no {path.name}: matplotlib is not installed")
+    else:
+        draw_curves(history, metric, path)
 
 
 def _record(inputs: _Inputs, summary: DataReport) -> dict[str, Any]:
