@@ -17,8 +17,10 @@ Each rung starts from what came nearest before it; the last, which takes minutes
 in float.
 """
 
+import math
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,11 +113,12 @@ def climb(
     rehearsal: Rehearsal,
     report: Callable[[str], None],
     retrain: Retrain | None = None,
+    minutes: float = math.inf,
 ) -> Iterator[list[Attempt]]:
     """Writes the first static int8 graph that is good enough; asked again, the next one.
 
-    Going on says that the graph last written was refused. Where no rung is good enough, the graph that came nearest to
-    the float one is the last.
+    Going on says that the graph last written was refused. Where no rung is good enough, or the time is over before one
+    is, the graph that came nearest to the float one is the last.
 
     Args:
         fp32: the float graph.
@@ -124,12 +127,14 @@ def climb(
         rehearsal: validation rows.
         report: told of each attempt in a line.
         retrain: the last rung's training; without it there is no such rung.
+        minutes: after which no further rung is begun.
 
     Yields:
         With each graph written, every attempt so far, the chosen one and the refused ones marked.
     """
     reference = logits_of(Session(fp32).run, rehearsal.encoded.windows, rehearsal.pad_id, bar("fp32"))
     way = _Climb(fp32, output, calibration, rehearsal, reference, retrain)
+    end = time.monotonic() + 60 * minutes
     everything: list[_Tried] = []
     since_refusal: list[_Tried] = []
     refused: set[str] = set()
@@ -143,6 +148,9 @@ def climb(
 
     try:
         for rung in _rungs(way, since_refusal):
+            if since_refusal and time.monotonic() > end:
+                report(f"  {minutes:g} minutes are over: nothing else is tried (export.search_minutes)")
+                break
             for one in rung:
                 report(_line(one.attempt))
                 everything.append(one)

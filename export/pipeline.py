@@ -189,7 +189,8 @@ def _best_variants(
     climbs: Iterable[list[Attempt]] = [[]]
     if "int8-static" in settings.variants:
         jury.report(f"static int8, on {len(rehearsal.encoded)} validation rows:")
-        climbs = climb(narrowed, static, calibration, rehearsal, jury.report, retrain)
+        minutes = settings.search_minutes
+        climbs = climb(narrowed, static, calibration, rehearsal, jury.report, retrain, minutes)
     verdict = None
     for attempts in climbs:
         if attempts:

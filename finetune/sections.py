@@ -211,6 +211,9 @@ class ExportSection(Frozen):
     rehearsal_rows: int = Field(
         default=500, ge=1, description="Validation rows that ways to quantize are tried on before one is judged."
     )
+    search_minutes: float = Field(
+        default=30.0, gt=0, description="After which no further way to quantize is tried; the nearest so far is judged."
+    )
     quantization_aware_steps: int = Field(
         default=300,
         ge=0,

@@ -114,6 +114,17 @@ def test_last_rung_is_a_graph_of_weights_trained_for_the_form_that_came_nearest(
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"], "what was tried is gone"
 
 
+def test_no_rung_is_begun_when_the_time_is_over(graph: Path, windows: list[Window], tmp_path: Path) -> None:
+    impossible, lines = rehearsal(graph, windows, min_agreement=1.1), []
+    with closing(climb(graph, tmp_path / "int8.onnx", windows, impossible, lines.append, minutes=1e-6)) as climbs:
+        (attempts,) = climbs
+    assert len(attempts) == 5, "the first rung is for everybody"
+    assert lines[-1] == "  1e-06 minutes are over: nothing else is tried (export.search_minutes)"
+    (chosen,) = [one for one in attempts if one.chosen]
+    assert chosen.mean_delta == min(one.mean_delta for one in attempts)
+    assert (tmp_path / "int8.onnx").is_file()
+
+
 def test_full_range_weights_are_tried_after_the_ranges_where_the_processor_sums_them_right(
     graph: Path, windows: list[Window], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
