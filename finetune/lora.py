@@ -61,5 +61,5 @@ def merge(model: Any) -> None:
 
 
 def _is_of_encoder(name: str, model: Any) -> bool:
-    """Whether a module or parameter is of the encoder; its pooler counts as the head's, which nobody pre-trains."""
+    """Whether a module or parameter is of the encoder; its pooler counts as the head's."""
     return name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in f"{name}."
