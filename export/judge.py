@@ -32,7 +32,7 @@ _SCREENED_ROWS = 200
 _DOUBT = 0.001
 _WORST_ROWS = 10
 _CHANGES = 20
-_INVARIANCE_WINDOWS = 256
+_INVARIANCE_WINDOWS, _SCREENED_WINDOWS = 256, 32
 _PLOTTED = 2000
 _LONGEST_TEXT, _LONGEST_SUMMARY = 200, 100
 
@@ -44,6 +44,7 @@ class Reference:
     Attributes:
         encoded: the test rows with their windows, their `golds`, and PyTorch's `outputs` for each window.
         edge_batches: generated batches, with PyTorch's outputs in `edge_outputs`.
+        windows_in_company: how many windows the batch-invariance gate runs, at most.
     """
 
     task: Task
@@ -54,6 +55,7 @@ class Reference:
     edge_outputs: Sequence[FloatArray]
     pad_id: int
     seed: int
+    windows_in_company: int = _INVARIANCE_WINDOWS
 
     def part(self, rows: Sequence[int]) -> "Reference":
         """Some of the test rows, with the edge cases."""
@@ -63,7 +65,7 @@ class Reference:
 
     def invariance_windows(self) -> list[Window]:
         """Windows of test rows for the batch-invariance gate."""
-        return invariance_windows(self.encoded.windows)
+        return invariance_windows(self.encoded.windows, self.windows_in_company)
 
 
 def make_reference(
@@ -98,10 +100,10 @@ def make_reference(
     )
 
 
-def invariance_windows(windows: Sequence[Window]) -> list[Window]:
-    """At most 256 windows spread over the lengths."""
+def invariance_windows(windows: Sequence[Window], count: int = _INVARIANCE_WINDOWS) -> list[Window]:
+    """At most `count` windows spread over the lengths."""
     by_length = sorted(windows, key=len)
-    chosen = np.unique(np.linspace(0, len(by_length) - 1, _INVARIANCE_WINDOWS).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(by_length) - 1, count).round().astype(int))
     return [by_length[position] for position in chosen]
 
 
@@ -177,7 +179,8 @@ def screen(name: str, model: Path, reference: Reference, limits: ExportSection) 
         smaller, or by so few same answers that a variant within the limit would give fewer once in a thousand times
         (a binomial test, one-sided). None where all rows are to be asked.
     """
-    part = reference.part(choose_rows(reference.encoded.lengths(), _SCREENED_ROWS, reference.seed))
+    rows = choose_rows(reference.encoded.lengths(), _SCREENED_ROWS, reference.seed)
+    part = replace(reference.part(rows), windows_in_company=_SCREENED_WINDOWS)
     report = judge(name, model, SessionSettings(), part, limits, relative_time=None)
     return report if any(_beyond_doubt(gate, report.rows) for gate in failed(report.gates)) else None
 

@@ -137,6 +137,7 @@ def batch_deltas(
     windows: Sequence[Window],
     pad_id: int,
     company: int = 4,
+    group_rows: int = 12,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> npt.NDArray[np.float64]:
     """Largest |Δlogit| of each window between running alone and running among short, and among long neighbours.
@@ -145,7 +146,8 @@ def batch_deltas(
         engine: what to test.
         windows: what to run; the shortest and the longest of them are also the company.
         pad_id: id of the padding token.
-        company: how many rows of similar length run together, and with how many neighbours.
+        company: how many neighbours.
+        group_rows: how many rows of similar length run together, beside the neighbours.
         progress: wraps the iteration over the groups, for a progress bar.
 
     Returns:
@@ -153,8 +155,8 @@ def batch_deltas(
     """
     rows = sorted(windows, key=len)
     deltas = np.zeros(len(rows))
-    for start in progress(range(0, len(rows), company)):
-        group = rows[start : start + company]
+    for start in progress(range(0, len(rows), group_rows)):
+        group = rows[start : start + group_rows]
         alone = [engine(collate([row], pad_id))[0] for row in group]
         for neighbours in (rows[:company], rows[-company:]):
             company_and_group = [*neighbours, *group]
