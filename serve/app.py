@@ -7,7 +7,7 @@ or a count of problems with details); the mounted application answers one line, 
 import asyncio
 import importlib.metadata
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.access import GONE, AccessLog, KeyCheck, open_access_log
 from serve.certificate import read_certificate, read_certificate_page
@@ -37,13 +38,14 @@ from serve.keys import read_keys
 from serve.open_inference import EXTENSIONS, model_metadata, read_infer_request, write_infer_response
 from serve.openapi import openapi_document
 from serve.page import html_page, page_route
+from serve.protocol import Doorman
 from serve.queue import OverloadedError
 from serve.responses import error_response
 from serve.telemetry import METRICS_TYPE, scrape
 from tasks import Answer, Input
 from tasks.errors import InputError
 
-__all__ = ["attach_engine", "build_app"]
+__all__ = ["attach_engine", "build_app", "doorman_of"]
 
 _REFUSALS: dict[type[Exception], tuple[int, str]] = {
     InputError: (400, "invalid"),
@@ -102,6 +104,48 @@ def attach_engine(app: Starlette, engine: Engine) -> None:
     app.state.docs = openapi_document(predictor, model, asks_for_keys=bool(app.state.keys))
     open_access_log()
     _heed_sigterm(engine)
+
+
+def doorman_of(app: Starlette) -> Doorman:
+    """Refuses questions while too much waits, at a tenth of what it costs to let them in first.
+
+    They are logged and counted like others, and ask for a key like others; traces have none of them.
+    """
+
+    def doorman(method: bytes, target: bytes) -> ASGIApp | None:
+        engine: Engine | None = getattr(app.state, "engine", None)
+        if engine is None or method != b"POST":
+            return None
+        question = _questions(engine).get(target.partition(b"?")[0])
+        if question is None:
+            return None
+        try:
+            engine.check_room()
+        except OverloadedError as error:
+            return _refusing(app, question, error)
+        return None
+
+    return doorman
+
+
+def _questions(engine: Engine) -> dict[bytes, Callable[[Request], Coroutine[Any, Any, Response]]]:
+    name = engine.predictor.manifest.name.encode()
+    return {b"/predict": _predict, b"/": _hugging_face, b"/v2/models/%s/infer" % name: _infer}
+
+
+def _refusing(app: Starlette, endpoint: Callable[..., Any], error: OverloadedError) -> ASGIApp:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await _refused(Request(scope), error)
+        await response(scope, receive, send)
+
+    guarded = AccessLog(KeyCheck(refuse))
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        # what Starlette would have written there
+        scope.update(app=app, endpoint=endpoint)
+        await guarded(scope, receive, send)
+
+    return answer
 
 
 async def _predict(request: Request) -> Response:

@@ -103,6 +103,7 @@ class WindowQueue:
         self._waiting: list[Place] = []
         self._tokens = 0
         self._telling = False
+        self._abandoned = False
         self._drained_tokens = 0.0
         self._drained_seconds = 0.0
 
@@ -121,6 +122,7 @@ class WindowQueue:
             self._make_room(job.usage.tokens)
             self._waiting += [Place(job, number) for number in range(len(job.windows))]
             self._tokens += job.usage.tokens
+        job.done.add_done_callback(self._note_end)
 
     def take(self) -> list[Place]:
         """The next micro-batch, as `plan_batches` would cut all that waits: the batch in which the oldest window is.
@@ -169,7 +171,15 @@ class WindowQueue:
         fits = self._tokens + tokens <= self._max_tokens and self._seconds <= self._max_seconds
         return not self._waiting or fits
 
+    def _note_end(self, done: Future[list[FloatArray]]) -> None:
+        # no lock: a job may end while its own thread holds it
+        if done.cancelled() or done.exception() is not None:
+            self._abandoned = True
+
     def _drop_abandoned(self) -> None:
+        if not self._abandoned:  # of each refusal beyond saturation it would be the dearest part
+            return
+        self._abandoned = False
         self._keep([place for place in self._waiting if not place.job.done.done()])
 
     def _keep(self, waiting: list[Place]) -> None:

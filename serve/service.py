@@ -9,7 +9,7 @@ import sys
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from serve.app import attach_engine, build_app
+from serve.app import attach_engine, build_app, doorman_of
 from serve.engine import Engine, calm_garbage_collector, open_engine
 from serve.lookup import SOURCE_ROOT
 from serve.preflight import preflight
@@ -22,7 +22,7 @@ from tasks.errors import ParitybitError
 __all__ = ["ParitybitService"]
 
 _APP = build_app()
-use_bounded_protocol()
+use_bounded_protocol(doorman_of(_APP))
 
 
 def _image() -> bentoml.images.Image:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from serve.app import attach_engine, build_app
+from serve.app import attach_engine, build_app, doorman_of
 from serve.engine import open_engine
 from serve.settings import ServeSettings
 from tasks import Window
@@ -137,6 +137,40 @@ def test_overload_is_a_429_at_once_with_a_time_to_come_back(service: Service) ->
         service.go.set()
         assert [first.result().status_code, second.result().status_code] == [200, 200]
     assert service.client.post("/predict", json={"inputs": "blocked"}).status_code == 200
+
+
+def test_the_doorman_refuses_questions_while_too_much_waits(service: Service, lines: list[str]) -> None:
+    doorman = doorman_of(service.app)
+    questions = [b"/predict", b"/predict?a=b", b"/", b"/v2/models/tiny/infer"]
+    assert [doorman(b"POST", target) for target in questions] == [None] * 4
+    with ThreadPoolExecutor(2) as pool:
+        service.hold()
+        first = pool.submit(service.client.post, "/predict", json={"inputs": "lost"})
+        eventually(lambda: service.runs == [1])
+        second = pool.submit(service.client.post, "/predict", json={"inputs": ["where is my card", "lost card my way"]})
+        eventually(lambda: len(service.engine._queue._waiting) == 2)
+        refusing = [doorman(b"POST", target) for target in questions]
+        assert [doorman(b"GET", b"/"), doorman(b"POST", b"/v2/models/other/infer"), doorman(b"POST", b"/ui")] == [
+            None
+        ] * 3
+        for one in refusing:
+            assert one is not None
+            response = TestClient(one).post("/predict", headers={"X-Request-Id": "a-1"}, content=b"not read")
+            assert (response.status_code, response.headers["x-request-id"]) == (429, "a-1")
+            assert int(response.headers["retry-after"]) >= 1
+        assert service.rejected("overloaded") == 4
+        assert [json.loads(line)["status"] for line in lines] == [429] * 4
+        service.app.state.keys = ("0" * 64,)
+        assert refusing[0] is not None
+        assert TestClient(refusing[0]).post("/predict").status_code == 401
+        service.app.state.keys = ()
+        service.go.set()
+        assert [first.result().status_code, second.result().status_code] == [200, 200]
+    assert doorman(b"POST", b"/predict") is None
+
+
+def test_before_there_is_an_engine_the_doorman_lets_all_pass() -> None:
+    assert doorman_of(build_app())(b"POST", b"/predict") is None
 
 
 def test_a_request_whose_time_is_over_is_a_504_and_never_runs(service: Service) -> None:

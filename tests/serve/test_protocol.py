@@ -4,9 +4,11 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http import auto
 
 from serve.protocol import MAX_HEAD_BYTES, BoundedHttpToolsProtocol, use_bounded_protocol
@@ -18,10 +20,21 @@ async def app(scope: dict, receive: object, send: object) -> None:
     await send({"type": "http.response.body"})  # type: ignore[operator]
 
 
+async def turned_away(scope: dict, receive: object, send: object) -> None:
+    headers = [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 429, "headers": headers})  # type: ignore[operator]
+    await send({"type": "http.response.body"})  # type: ignore[operator]
+
+
+def doorman(method: bytes, target: bytes) -> ASGIApp | None:
+    return turned_away if (method, target) == (b"POST", b"/full?a=b") else None  # type: ignore[return-value]
+
+
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
+    http = partial(BoundedHttpToolsProtocol, doorman=doorman)
     server = uvicorn.Server(
-        uvicorn.Config(app, http=BoundedHttpToolsProtocol, log_config=None, lifespan="off", port=0, host="127.0.0.1")
+        uvicorn.Config(app, http=http, log_config=None, lifespan="off", port=0, host="127.0.0.1")  # type: ignore[arg-type]
     )
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
@@ -40,10 +53,21 @@ def answer(connection: socket.socket, *parts: bytes) -> bytes:
 
 def test_uvicorn_takes_it_where_nobody_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
-    use_bounded_protocol()
+    use_bounded_protocol(doorman)
     config = uvicorn.Config(app, log_config=None)
     config.load()
-    assert config.http_protocol_class is BoundedHttpToolsProtocol
+    assert isinstance(config.http_protocol_class, partial)
+    assert config.http_protocol_class.func is BoundedHttpToolsProtocol
+
+
+def test_whom_the_doorman_turns_away_the_application_does_not_see(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        for _ in range(3):
+            head = b"POST /full?a=b HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
+            assert answer(connection, head, b"x" * 100_000).startswith(b"HTTP/1.1 429"), (
+                "the body is read and forgotten"
+            )
+            assert answer(connection, b"POST / HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
 def test_a_head_of_the_usual_size_is_read_again_and_again(port: int) -> None:
