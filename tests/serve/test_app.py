@@ -8,10 +8,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -86,6 +87,16 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def fill(service: Service, pool: ThreadPoolExecutor) -> list[Future[httpx.Response]]:
+    """Two requests: one that runs and is held up, and one behind it with as many tokens as may wait."""
+    service.hold()
+    running = pool.submit(service.client.post, "/predict", json={"inputs": "lost"})
+    eventually(lambda: service.runs == [1])
+    waiting = pool.submit(service.client.post, "/predict", json={"inputs": ["where is my card", "lost card my way"]})
+    eventually(lambda: len(service.engine._queue._waiting) == 2)
+    return [running, waiting]
+
+
 def test_50_000_characters_are_answered_when_allowed(client: TestClient) -> None:
     response = client.post("/predict", json={"inputs": ["where is my card " * 2942, "card"]})
     assert response.status_code == 200
@@ -123,11 +134,7 @@ def test_a_request_of_too_many_tokens_is_a_413_that_names_the_variable(service: 
 
 def test_overload_is_a_429_at_once_with_a_time_to_come_back(service: Service) -> None:
     with ThreadPoolExecutor(2) as pool:
-        service.hold()
-        first = pool.submit(service.client.post, "/predict", json={"inputs": "lost"})
-        eventually(lambda: service.runs == [1])
-        second = pool.submit(service.client.post, "/predict", json={"inputs": ["where is my card", "lost card my way"]})
-        eventually(lambda: len(service.engine._queue._waiting) == 2)
+        asked = fill(service, pool)
         begin = time.monotonic()
         refused = service.client.post("/predict", json={"inputs": "blocked"})
         assert time.monotonic() - begin < 1
@@ -135,7 +142,7 @@ def test_overload_is_a_429_at_once_with_a_time_to_come_back(service: Service) ->
         assert int(refused.headers["retry-after"]) >= 1
         assert "tokens wait, at most 12 may (PARITYBIT_MAX_QUEUE_TOKENS)" in refused.json()["error"]
         service.go.set()
-        assert [first.result().status_code, second.result().status_code] == [200, 200]
+        assert [one.result().status_code for one in asked] == [200, 200]
     assert service.client.post("/predict", json={"inputs": "blocked"}).status_code == 200
 
 
@@ -144,11 +151,7 @@ def test_the_doorman_refuses_questions_while_too_much_waits(service: Service, li
     questions = [b"/predict", b"/predict?a=b", b"/", b"/v2/models/tiny/infer"]
     assert [doorman(b"POST", target) for target in questions] == [None] * 4
     with ThreadPoolExecutor(2) as pool:
-        service.hold()
-        first = pool.submit(service.client.post, "/predict", json={"inputs": "lost"})
-        eventually(lambda: service.runs == [1])
-        second = pool.submit(service.client.post, "/predict", json={"inputs": ["where is my card", "lost card my way"]})
-        eventually(lambda: len(service.engine._queue._waiting) == 2)
+        asked = fill(service, pool)
         refusing = [doorman(b"POST", target) for target in questions]
         assert [doorman(b"GET", b"/"), doorman(b"POST", b"/v2/models/other/infer"), doorman(b"POST", b"/ui")] == [
             None
@@ -165,7 +168,7 @@ def test_the_doorman_refuses_questions_while_too_much_waits(service: Service, li
         assert TestClient(refusing[0]).post("/predict").status_code == 401
         service.app.state.keys = ()
         service.go.set()
-        assert [first.result().status_code, second.result().status_code] == [200, 200]
+        assert [one.result().status_code for one in asked] == [200, 200]
     assert doorman(b"POST", b"/predict") is None
 
 
