@@ -107,7 +107,7 @@ def attach_engine(app: Starlette, engine: Engine) -> None:
 
 
 def doorman_of(app: Starlette) -> Doorman:
-    """Refuses questions while too much waits, at a tenth of what it costs to let them in first.
+    """Refuses questions while too much waits, before anything is made of them (benchmarks/LOG.md).
 
     They are logged and counted like others, and ask for a key like others; traces have none of them.
     """

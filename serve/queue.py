@@ -172,7 +172,7 @@ class WindowQueue:
         return not self._waiting or fits
 
     def _note_end(self, done: Future[list[FloatArray]]) -> None:
-        # no lock: a job may end while its own thread holds it
+        # needs no lock: what is set between a look and its sweep is swept next time
         if done.cancelled() or done.exception() is not None:
             self._abandoned = True
 

@@ -28,10 +28,12 @@ def test_outputs_come_in_the_order_of_the_rows() -> None:
     assert [int(output[1]) for output in outputs] == list(lengths)
 
 
-def test_company_is_noticed() -> None:
+@pytest.mark.parametrize("group_rows", [1, 2, 4, 12])
+def test_company_is_noticed(group_rows: int) -> None:
     rows = windows_of(2, 5, 9, 14, 20, 27)
-    assert batch_deltas(own_sum, rows, 0, company=2, group_rows=2).max() == 0
-    assert batch_deltas(padded_length, rows, 0, company=2, group_rows=2).tolist() == [25, 22, 18, 13, 7, 0]
+    assert batch_deltas(own_sum, rows, 0, company=2, group_rows=group_rows).max() == 0
+    deltas = batch_deltas(padded_length, rows, 0, company=2, group_rows=group_rows)
+    assert deltas.tolist() == [25, 22, 18, 13, 7, 0]
 
 
 def test_compare_counts_answers_and_deltas() -> None:
