@@ -22,7 +22,7 @@ from tasks.errors import ParitybitError
 __all__ = ["ROOT", "data_overrides", "paritybit", "run", "set_options", "stage_rows", "stages"]
 
 ROOT = Path(__file__).resolve().parents[1]
-_COMPANY_ROWS = 1000
+_COMPANY_ROWS = 5000
 
 
 def stages(name: str, data: Path, build: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def stages(name: str, data: Path, build: Path, overrides: Sequence[str] = ()) ->
 
 
 def _company(bundle: Path, checkpoint: Path) -> dict[str, Any]:
-    """Largest |Δlogit| of what is published between a text alone and in company, on 1,000 test rows."""
+    """Largest |Δlogit| of what is published between a text alone and in company, on at most 5,000 test rows."""
     manifest = read_manifest(bundle)
     inputs = test_inputs(checkpoint)
     rows = np.unique(np.linspace(0, len(inputs) - 1, _COMPANY_ROWS).round().astype(int))

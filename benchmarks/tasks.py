@@ -44,8 +44,8 @@ Written by `python -m benchmarks.tasks table` from `benchmarks/results/tasks`. M
 processors; the whole test split; every row went through `paritybit finetune`, `paritybit export` and `Predictor`.
 `python -m benchmarks.tasks stages NAME --data FOLDER` runs one again; the data sets are named in the recipes.
 
-Δ fp32 is the largest |Δlogit| against PyTorch; Δ company that of int8 between a text alone and in company, on 1,000
-test rows in the newer runs, else on 256.
+Δ fp32 is the largest |Δlogit| against PyTorch; Δ company that of int8 between a text alone and in company, on at most
+5,000 test rows in the newest runs, else on 1,000 or 256.
 
 | recipe | task | test rows | training, s | metric | PyTorch | int8 | lost | same | Δ fp32 | Δ company | published |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""

@@ -1,12 +1,14 @@
-"""The last layer, computed for the one token that is read.
+"""The last layer, computed for two tokens, of which one is read.
 
 A classification head reads the first token of the encoder and nothing else. Keys and values of the last attention need
 every token; its query, its output, the feed-forward part and both norms are needed for the first token only. Left out
 are ten twelfths of the layer's weight products for every further token, a seventh of a six-layer model, and nothing of
 the answer.
 
-It is done to the int8 variants only. A product of one row takes another path through ONNX Runtime's float32 kernels
-than one of several, so that the last bits of an fp32 graph would depend on the batch; integer sums do not.
+Two tokens are kept, for a product of one row takes another path through ONNX Runtime's float32 kernels than one of
+several, which sums in the order that the padded length asks for. The attention of a single query would round otherwise
+in longer company, and an int8 product behind it can make a whole step of that (benchmarks/LOG.md). No tokenizer gives
+fewer than two: every text stands between two special tokens.
 """
 
 from collections.abc import Sequence
@@ -16,9 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["keep_first_token", "narrowed_tensors", "write_narrowed"]
-
-_START = "first__start"
+__all__ = ["keep_first_token", "write_narrowed"]
 
 _ROW_BY_ROW = frozenset({"Gelu", "LayerNormalization", "MultiHeadAttention", "Relu", "Tanh"})
 """Operators whose output for a token follows from the first input's same token, whatever their other inputs are."""
@@ -31,15 +31,6 @@ def write_narrowed(model: Path, output: Path) -> None:
     onnx.save(proto, output)
 
 
-def narrowed_tensors(graph: onnx.GraphProto) -> set[str]:
-    """What `keep_first_token` left to be computed of the first token only."""
-    found: set[str] = set()
-    for node in graph.node:
-        if (node.op_type == "Slice" and node.input[1] == _START) or not found.isdisjoint(node.input):
-            found.update(node.output)
-    return found
-
-
 def keep_first_token(graph: onnx.GraphProto) -> int:
     """Moves the choice of the first token from the end of the encoder to where every token is needed.
 
@@ -48,7 +39,7 @@ def keep_first_token(graph: onnx.GraphProto) -> int:
             only reader of the encoder's output, nothing is done.
 
     Returns:
-        How many operators are computed for the first token only.
+        How many operators are computed for the first two tokens only.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     readers = _readers(graph)
@@ -119,13 +110,13 @@ def _variable(names: Sequence[str], constants: dict[str, onnx.TensorProto]) -> l
 
 
 def _insert_slices(graph: onnx.GraphProto, sliced: dict[str, str]) -> None:
-    """Puts `first = x[:, 0:1]` behind the producer of each tensor."""
+    """Puts `first = x[:, 0:2]` behind the producer of each tensor."""
     if not sliced:
         return
-    for name, value in ((_START, 0), ("first__end", 1), ("first__axis", 1)):
+    for name, value in (("first__start", 0), ("first__end", 2), ("first__axis", 1)):
         graph.initializer.append(numpy_helper.from_array(np.array([value], dtype=np.int64), name))
     slices = {
-        name: helper.make_node("Slice", [name, _START, "first__end", "first__axis"], [first])
+        name: helper.make_node("Slice", [name, "first__start", "first__end", "first__axis"], [first])
         for name, first in sliced.items()
     }
     nodes = [slices[value.name] for value in graph.input if value.name in slices]

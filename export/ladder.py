@@ -25,13 +25,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
 from bundle.cpu import instruction_set, sums_int8_exactly
 from bundle.session import Session
 from export.calibration import Ranges, calibrate, collect_histograms, ranges_of
 from export.certificate import Attempt
-from export.first_token import narrowed_tensors
 from export.parity import compare, logits_of
 from export.progress import bar
 from export.quantization import (
@@ -232,15 +229,10 @@ def _smoothed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
 
 
 def _mixed(way: _Climb, tried: Sequence[_Tried]) -> Iterator[_Tried]:
-    """From the best so far, a product in float, then always twice as many.
-
-    Of the first token alone, a float product rounds otherwise than of several (`export.first_token`): those stay int8.
-    """
+    """From the best so far, a product in float, then always twice as many."""
     best = _best(tried)
-    narrowed = narrowed_tensors(onnx.load(best.source, load_external_data=False).graph)
     windows = way.calibration[:: max(1, len(way.calibration) // _SENSITIVITY_WINDOWS)]
-    measured = measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id, bar("sensitivity"))
-    worst = [name for name in measured if name not in narrowed]
+    worst = list(measure_sensitivity(best.source, best.path, windows, way.rehearsal.pad_id, bar("sensitivity")))
     count = 1
     while count <= len(worst) // 2:
         how = f"{best.attempt.how}, {count} of {len(worst)} products in float"

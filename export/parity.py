@@ -140,11 +140,14 @@ def batch_deltas(
     group_rows: int = 12,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> npt.NDArray[np.float64]:
-    """Largest |Δlogit| of each window between running alone and running among short, and among long neighbours.
+    """Largest |Δlogit| of each window between running alone and running among short, and among longer neighbours.
+
+    The longer ones stand, group by group, at a quarter, half, three quarters and the end of the way from the group to
+    the longest: a kernel's order of summing may follow from the padded length, and then any one length can hide it.
 
     Args:
         engine: what to test.
-        windows: what to run; the shortest and the longest of them are also the company.
+        windows: what to run; some of them are also the company.
         pad_id: id of the padding token.
         company: how many neighbours.
         group_rows: how many rows of similar length run together, beside the neighbours.
@@ -158,7 +161,9 @@ def batch_deltas(
     for start in progress(range(0, len(rows), group_rows)):
         group = rows[start : start + group_rows]
         alone = [engine(collate([row], pad_id))[0] for row in group]
-        for neighbours in (rows[:company], rows[-company:]):
+        way = max(0, len(rows) - company - start)
+        longer = start + way - way * (start // group_rows % 4) // 4
+        for neighbours in (rows[:company], rows[longer : longer + company]):
             company_and_group = [*neighbours, *group]
             outputs = without_padding(engine(collate(company_and_group, pad_id)), company_and_group)
             for row, output in enumerate(outputs[len(neighbours) :]):

@@ -110,6 +110,7 @@ def _export(
     reference = make_reference(checkpoint, task, encoded, data.test.golds, recipe.seed, bar("PyTorch"))
     report("exporting the graph")
     graph = export_graph(checkpoint.model, work / "fp32.onnx", recipe.export.opset)
+    write_narrowed(work / "fp32.onnx", work / "fp32.onnx")
     if graph.obstacle:
         report(f"attention is not fused: {graph.obstacle}")
     jury = Jury(checkpoint, recipe, reference, report)
@@ -183,14 +184,13 @@ def _best_variants(
     retrain: Retrain | None,
 ) -> Verdict:
     """Makes all variants, and climbs on while no int8 graph passes."""
-    narrowed, static = work / "narrowed.onnx", work / "int8-static.onnx"
-    write_narrowed(work / "fp32.onnx", narrowed)
-    graphs = _without_static(work, settings, narrowed)
+    fp32, static = work / "fp32.onnx", work / "int8-static.onnx"
+    graphs = _without_static(work, settings, fp32)
     climbs: Iterable[list[Attempt]] = [[]]
     if "int8-static" in settings.variants:
         jury.report(f"static int8, on {len(rehearsal.encoded)} validation rows:")
         minutes = settings.search_minutes
-        climbs = climb(narrowed, static, calibration, rehearsal, jury.report, retrain, minutes)
+        climbs = climb(fp32, static, calibration, rehearsal, jury.report, retrain, minutes)
     verdict = None
     for attempts in climbs:
         if attempts:
@@ -202,15 +202,14 @@ def _best_variants(
     return replace(verdict or jury.judge(graphs), attempts=tuple(attempts))
 
 
-def _without_static(work: Path, settings: ExportSection, narrowed: Path) -> dict[str, Path]:
-    graphs = {"fp32": work / "fp32.onnx"}
+def _without_static(work: Path, settings: ExportSection, fp32: Path) -> dict[str, Path]:
+    graphs = {"fp32": fp32}
     if "int8-dynamic" in settings.variants:
-        quantize(narrowed, work / "int8-dynamic.onnx")
+        quantize(fp32, work / "int8-dynamic.onnx")
         graphs |= _with_tables(work / "int8-dynamic.onnx", settings)
     if "fp16" in settings.variants:
         graphs["fp16"] = work / "fp16.onnx"
-        # not the narrowed graph: products of one row round otherwise than those of many
-        write_fp16(graphs["fp32"], graphs["fp16"])
+        write_fp16(fp32, graphs["fp16"])
     return graphs
 
 

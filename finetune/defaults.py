@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from finetune.recipe import TrainSection
+from tasks.errors import RecipeError
 
 __all__ = ["Plan", "make_plan", "usual_learning_rate"]
 
@@ -27,7 +28,7 @@ class Plan:
         steps_per_epoch: optimizer steps.
         evaluate_every: steps.
         micro_batch_size: rows in memory at once.
-        accumulated: micro-batches of an optimizer step.
+        accumulated: micro-batches of an optimizer step, in each process.
     """
 
     learning_rate: float
@@ -42,6 +43,19 @@ class Plan:
         half = self.micro_batch_size // 2 if self.micro_batch_size % 2 == 0 else 1
         batch = self.micro_batch_size * self.accumulated
         return replace(self, micro_batch_size=half, accumulated=batch // half)
+
+    def shared_by(self, processes: int) -> "Plan":
+        """The same training with an equal share of every batch in each process.
+
+        Raises:
+            RecipeError: if the batch cannot be shared evenly.
+        """
+        batch = self.micro_batch_size * self.accumulated
+        if batch % processes:
+            raise RecipeError(f"train.batch_size: found {batch}; expected a multiple of the {processes} processes")
+        share = batch // processes
+        micro = math.gcd(self.micro_batch_size, share)
+        return replace(self, micro_batch_size=micro, accumulated=share // micro)
 
     def remarks(self, settings: TrainSection, hidden_size: int) -> Iterator[str]:
         """Lines for people: what was chosen for them, and a learning rate that is far from the usual one."""

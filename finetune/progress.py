@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from finetune import processes
 from finetune.interruption import FirstSignal
 
 __all__ = ["Progress", "StopOnSignal"]
@@ -20,7 +21,10 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After each optimizer step."""
-        if self._signals.received is not None:
+        # all together: who trained on alone would wait for the others for ever
+        number = processes.largest(self._signals.received or 0)
+        if number:
+            self._signals.received = number
             control.should_save = True
             control.should_training_stop = True
 
@@ -41,7 +45,12 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Opens the bar where the training stands."""
         self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=None, leave=False
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            disable=None if processes.is_first() else True,
+            leave=False,
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

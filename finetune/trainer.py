@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from finetune import processes
 from finetune.averaging import AveragedWeights
 from finetune.defaults import Plan
-from finetune.inference import model_inputs, predict, raw_outputs, to_tensors
+from finetune.inference import model_inputs, raw_outputs, to_tensors
 from finetune.interruption import FirstSignal
 from finetune.layers import GradualUnfreezing, freeze, reinitialize
 from finetune.losses import make_loss
@@ -119,22 +120,26 @@ def train(
     )
     for callback in (bar, StopOnSignal(signals)):
         trainer.add_callback(callback)
-    last = _last_checkpoint(work)
+    with processes.first_before_others():
+        last = _last_checkpoint(work)
     with ExitStack() as stack:
         stack.enter_context(signals)
         stack.callback(bar.close)
         outcome = trainer.train(resume_from_checkpoint=str(last) if last else None)
     state = trainer.state
     signals.raise_if_received(f" at step {state.global_step} of {state.max_steps}")
-    log = TrainingLog(
-        # the path of the best is lost when the work directory was moved in between
-        best_checkpoint=str(state.best_model_checkpoint or _last_checkpoint(work)),
-        history=state.log_history,
-        steps=state.global_step,
-        seconds=round(outcome.metrics["train_runtime"], 1),
-        resumed_at=int(last.name.rpartition("-")[2]) if last else 0,
+    log = processes.said_by_first(
+        TrainingLog(
+            # the path of the best is lost when the work directory was moved in between
+            best_checkpoint=str(state.best_model_checkpoint or _last_checkpoint(work)),
+            history=state.log_history,
+            steps=state.global_step,
+            seconds=round(outcome.metrics["train_runtime"], 1),
+            resumed_at=int(last.name.rpartition("-")[2]) if last else 0,
+        )
     )
-    (work / _LOG_FILE).write_text(json.dumps(asdict(log)), encoding="utf-8")
+    if processes.is_first():
+        (work / _LOG_FILE).write_text(json.dumps(asdict(log)), encoding="utf-8")
     return log
 
 
@@ -180,6 +185,8 @@ def _arguments(recipe: Recipe, plan: Plan, task: Task, work: Path) -> TrainingAr
         restore_callback_states_from_checkpoint=True,
         seed=recipe.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
+        # between processes: what is frozen for a while has no gradient to wait for
+        ddp_find_unused_parameters=settings.gradual_unfreezing,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",
@@ -311,7 +318,7 @@ class _Trainer(Trainer):
         """Validation metrics by the task, with thresholds tuned on these very rows, on batches of similar length."""
         encoded, golds = self._validation.encoded, self._validation.golds
         with self._average.applied() if self._average else nullcontext():
-            outputs = predict(self._plain_model, encoded.windows, self._pad_id)
+            outputs = processes.predict_together(self._plain_model, encoded.windows, self._pad_id)
         values = self._task.tuned(outputs, encoded, golds).metrics(outputs, encoded, golds)
         metrics = {f"eval_{key}": value for key, value in values.items()}
         self.log(metrics)
@@ -321,7 +328,7 @@ class _Trainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The weights, from which training goes on, and their average beside them."""
         super().save_model(output_dir, _internal_call)
-        if self._average is not None:
+        if self._average is not None and self.args.should_save:
             self._average.save(Path(output_dir or str(self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune import processes
 from finetune.base_model import BaseModelFiles, open_base_model, quiet_transformers
 from finetune.data import LabelledData, Split, load_data
 from finetune.defaults import Plan, make_plan
@@ -72,13 +73,14 @@ def finetune(
     """Trains what a recipe says and publishes the checkpoint directory, whole or not at all.
 
     Training goes on in a work directory beside `output`; stopped by Ctrl-C or SIGTERM, the same call goes on from
-    there. A finished checkpoint made from the same inputs is taken as it is.
+    there. A finished checkpoint made from the same inputs is taken as it is. Of several processes that a launcher
+    started (`finetune.processes`), each trains on its share of every batch, and the first one publishes.
 
     Args:
         recipe: with absolute paths, as `load_recipe` returns it.
         output: the checkpoint directory; an older checkpoint of that name is replaced at the end.
         force: trains even if nothing changed, from the beginning.
-        report: takes lines for people.
+        report: takes lines for people, in the first process.
         watch: takes the validation metric after each evaluation, and raises what ends the training.
 
     Raises:
@@ -90,12 +92,18 @@ def finetune(
     """
     output = output.absolute()
     check_replaceable(output, TASK_FILE)
+    if not processes.is_first():
+        report = _nobody
     inputs = _open(recipe)
     if not force and (reused := _reuse(inputs, output)):
         return reused
     with _disk_errors_told(output), _work_directory(output, inputs.digest, anew=force) as work:
         metrics = _train_and_publish(inputs, work, output, report, watch)
     return FinetuneResult(output, metrics, reused=False)
+
+
+def _nobody(_: str) -> None:
+    """Hears the lines of all processes but the first."""
 
 
 def _open(recipe: Recipe) -> _Inputs:
@@ -116,7 +124,7 @@ def _reuse(inputs: _Inputs, output: Path) -> FinetuneResult | None:
     if run.get("inputs_digest") != inputs.digest:
         return None
     recipe = inputs.recipe.to_json()
-    if run.get("recipe") != recipe:
+    if run.get("recipe") != recipe and processes.is_first():
         write_json(output / RUN_FILE, run | {"recipe": recipe})
     return FinetuneResult(output, metrics, reused=True)
 
@@ -138,6 +146,7 @@ def _train_and_publish(
         splits = _encoded(inputs, inputs.data.train), _encoded(inputs, inputs.data.validation)
         width = inputs.base.config.hidden_size
         plan = make_plan(inputs.recipe.train, windows=len(splits[0].encoded.windows), hidden_size=width)
+        plan = plan.shared_by(processes.count())
         if log is None:
             for line in plan.remarks(inputs.recipe.train, width):
                 report(line)
@@ -152,9 +161,10 @@ def _train_and_publish(
         }
         record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan)} | findings
         record["training"] = asdict(log) | {"best_checkpoint": Path(log.best_checkpoint).name}
-        with publish_directory(output, TASK_FILE) as draft:
-            _draw_curves(draft / CURVES_FILE, log.history, task.primary_metric, report)
-            _write(draft, inputs, task.spec, model, record, metrics)
+        if processes.is_first():
+            with publish_directory(output, TASK_FILE) as draft:
+                _draw_curves(draft / CURVES_FILE, log.history, task.primary_metric, report)
+                _write(draft, inputs, task.spec, model, record, metrics)
     return metrics
 
 
@@ -189,6 +199,9 @@ def _train_in_memory(
             fits_not = f"{plan.micro_batch_size} rows of up to {longest} tokens do not fit into the device's memory"
             if plan.micro_batch_size == 1:
                 raise ParitybitError(f"out of memory: {fits_not}; lower max_length, or take a smaller model") from None
+            if processes.count() > 1:
+                # the others know nothing of it
+                raise ParitybitError(f"out of memory: {fits_not}; lower train.micro_batch_size") from None
         plan = plan.in_smaller_parts()
         report(f"warning: {fits_not}; going on with train.micro_batch_size = {plan.micro_batch_size}")
         # only now is the model that did not fit nobody's any more
@@ -269,14 +282,12 @@ def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tupl
 
     The test rows are used only here.
     """
-    from finetune.inference import predict
-
     task = inputs.task
     metrics: dict[str, Any] = {"primary_metric": task.primary_metric}
     findings: dict[str, Any] = {"collapsed": [], "calibration_error": {}}
     for split in (inputs.data.validation, inputs.data.test):
         rows = _encoded(inputs, split)
-        outputs = predict(model, rows.encoded.windows, inputs.base.tokenizer.pad_id)
+        outputs = processes.predict_together(model, rows.encoded.windows, inputs.base.tokenizer.pad_id)
         if split is inputs.data.validation:
             task = task.tuned(outputs, rows.encoded, rows.golds)
         metrics[split.name] = task.metrics(outputs, rows.encoded, rows.golds)
@@ -353,9 +364,15 @@ def _disk_errors_told(output: Path) -> Iterator[None]:
 def _work_directory(output: Path, digest: str, anew: bool) -> Iterator[Path]:
     """Where training keeps its checkpoints; it stays when the block raises and goes when it ends well.
 
-    What a run with other inputs left is removed, so that only the same inputs resume.
+    What a run with other inputs left is removed, so that only the same inputs resume. Of several processes the first
+    keeps it for all.
     """
     parent = output.parent / f".{output.name}.training"
+    processes.join()
+    if not processes.is_first():
+        processes.wait()
+        yield parent / digest[:16]
+        return
     parent.mkdir(parents=True, exist_ok=True)
     with (parent / "lock").open("w") as lock:
         try:
@@ -367,5 +384,6 @@ def _work_directory(output: Path, digest: str, anew: bool) -> Iterator[Path]:
             if other.is_dir() and (anew or other != work):
                 shutil.rmtree(other)
         work.mkdir(exist_ok=True)
+        processes.wait()
         yield work
         shutil.rmtree(parent)

@@ -58,6 +58,7 @@ def cli() -> None:
     paritybit finetune recipes/banking77.toml
     paritybit finetune my.toml --set train.learning_rate=3e-5 --set train.epochs=4
     paritybit finetune my.toml --output build/mine/checkpoint --force
+    torchrun --nproc-per-node 4 -m paritybit finetune my.toml
     """,
 )
 @click.argument("recipe", type=_PATH)
@@ -69,12 +70,14 @@ def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], forc
     from finetune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    from finetune.processes import is_first
     from finetune.training import finetune as run
 
     target = output or Path("build") / loaded.name / "checkpoint"
     result = run(loaded, target, force=force, report=_say)
-    _say(f"{'up to date' if result.reused else 'finished'}: {result.checkpoint}")
-    click.echo(json.dumps(result.metrics))
+    if is_first():
+        _say(f"{'up to date' if result.reused else 'finished'}: {result.checkpoint}")
+        click.echo(json.dumps(result.metrics))
 
 
 @cli.command(

@@ -33,7 +33,21 @@ def test_company_is_noticed(group_rows: int) -> None:
     rows = windows_of(2, 5, 9, 14, 20, 27)
     assert batch_deltas(own_sum, rows, 0, company=2, group_rows=group_rows).max() == 0
     deltas = batch_deltas(padded_length, rows, 0, company=2, group_rows=group_rows)
-    assert deltas.tolist() == [25, 22, 18, 13, 7, 0]
+    assert deltas[0] == 25, "beside the longest"
+    assert deltas[:-1].min() > 0
+    assert deltas[-1] == 0, "the longest itself"
+
+
+def test_longer_neighbours_take_turns() -> None:
+    padded = []
+
+    def engine(batch: Batch) -> np.ndarray:
+        padded.append(batch["input_ids"].shape[1])
+        return own_sum(batch)
+
+    batch_deltas(engine, windows_of(*range(5, 85)), 0, company=1, group_rows=4)
+    # of a group: each of its four rows alone, then all with the shortest, then with a longer one
+    assert padded[5::6][:5] == [84, 66, 49, 34, 84]
 
 
 def test_compare_counts_answers_and_deltas() -> None:
