@@ -58,7 +58,6 @@ def cli() -> None:
     paritybit finetune recipes/banking77.toml
     paritybit finetune my.toml --set train.learning_rate=3e-5 --set train.epochs=4
     paritybit finetune my.toml --output build/mine/checkpoint --force
-    torchrun --nproc-per-node 4 -m paritybit finetune my.toml
     """,
 )
 @click.argument("recipe", type=_PATH)
@@ -66,7 +65,10 @@ def cli() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
 @click.option("--force", is_flag=True, help="Train again even when nothing changed.")
 def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], force: bool) -> None:
-    """Fine-tune the base model of RECIPE on its data: a checkpoint directory."""
+    """Fine-tune the base model of RECIPE on its data: a checkpoint directory.
+
+    Started by `torchrun -m paritybit finetune`, several processes train it together.
+    """
     from finetune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
