@@ -16,6 +16,8 @@ _MOST_EVALUATIONS = 20
 _UNUSUAL = 10
 _ADAPTERS_FACTOR = 10
 """Adapters learn at about ten times the rate of all weights (Hu et al. 2022, arXiv:2106.09685, appendix D)."""
+_LION_FACTOR = 0.2
+"""Lion wants a third to a tenth of AdamW's rate, since all its steps are of one size (Chen et al. 2023, section 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,10 @@ def make_plan(settings: TrainSection, *, windows: int, hidden_size: int) -> Plan
 
 
 def _usual_rate(settings: TrainSection, hidden_size: int) -> float:
-    return usual_learning_rate(hidden_size) * (_ADAPTERS_FACTOR if settings.lora_rank else 1)
+    rate = usual_learning_rate(hidden_size)
+    if settings.optimizer == "lion":
+        rate *= _LION_FACTOR
+    return rate * (_ADAPTERS_FACTOR if settings.lora_rank else 1)
 
 
 def usual_learning_rate(hidden_size: int) -> float:

@@ -53,6 +53,12 @@ def make_optimizer(
         return Adafactor(  # type: ignore[no-untyped-call]
             listed, lr=learning_rate, scale_parameter=False, relative_step=False
         )
+    if settings.optimizer == "lion":
+        try:
+            from pytorch_optimizer import Lion
+        except ImportError:
+            raise RecipeError('train.optimizer: "lion" needs the package pytorch-optimizer') from None
+        return Lion(listed, lr=learning_rate)
     if settings.optimizer == "adamw_8bit":
         try:
             from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found, unused-ignore]

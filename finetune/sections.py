@@ -56,8 +56,9 @@ class TrainSection(Frozen):
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="Rows in memory at once; a divisor of `batch_size`, which it is when missing."
     )
-    optimizer: Literal["adamw", "adafactor", "adamw_8bit"] = Field(
-        default="adamw", description="8 bit is for CUDA and needs bitsandbytes."
+    optimizer: Literal["adamw", "adafactor", "lion", "adamw_8bit"] = Field(
+        default="adamw",
+        description="Lion (Chen et al. 2023) needs pytorch-optimizer; 8 bit is for CUDA and needs bitsandbytes.",
     )
     bias_correction: bool = Field(default=True, description="Without it Adam is that of the first BERT, and unstable.")
     schedule: Literal["linear", "cosine", "polynomial", "constant"] = Field(

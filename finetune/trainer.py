@@ -84,6 +84,7 @@ def train(
     work: Path,
     report: Callable[[str], None],
     watch: Callable[[float], None] | None,
+    trackers: Sequence[TrainerCallback] = (),
 ) -> TrainingLog:
     """Trains a model, going on where an earlier run in the same work directory was stopped.
 
@@ -97,6 +98,7 @@ def train(
         work: where Trainer keeps its checkpoints.
         report: takes a line for people after each evaluation.
         watch: takes the validation metric then, and raises what ends the training.
+        trackers: told what Trainer logs.
 
     Raises:
         InterruptionError: after Ctrl-C or SIGTERM, when a checkpoint to go on from was saved.
@@ -118,7 +120,7 @@ def train(
         windows=training.encoded.windows,
         targets=targets,
     )
-    for callback in (bar, StopOnSignal(signals)):
+    for callback in (bar, StopOnSignal(signals), *trackers):
         trainer.add_callback(callback)
     with processes.first_before_others():
         last = _last_checkpoint(work)
@@ -189,7 +191,9 @@ def _arguments(recipe: Recipe, plan: Plan, task: Task, work: Path) -> TrainingAr
         ddp_find_unused_parameters=settings.gradual_unfreezing,
         remove_unused_columns=False,
         disable_tqdm=True,
+        # trackers are ours to make (finetune.trackers)
         report_to="none",
+        run_name=recipe.name,
     )
 
 

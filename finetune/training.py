@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from finetune.defaults import Plan, make_plan
 from finetune.recipe import Recipe
 from finetune.record import hardware, inputs_digest, versions, write_json
 from finetune.report import DataReport, data_report
+from finetune.trackers import check_trackers, make_trackers
 from tasks.base import Task, TaskSpec
 from tasks.calibration import calibration_error
 from tasks.catalogue import load_task
@@ -69,6 +70,7 @@ def finetune(
     force: bool = False,
     report: Callable[[str], None] = _log.info,
     watch: Callable[[float], None] | None = None,
+    report_to: Sequence[str] = (),
 ) -> FinetuneResult:
     """Trains what a recipe says and publishes the checkpoint directory, whole or not at all.
 
@@ -82,23 +84,26 @@ def finetune(
         force: trains even if nothing changed, from the beginning.
         report: takes lines for people, in the first process.
         watch: takes the validation metric after each evaluation, and raises what ends the training.
+        report_to: experiment trackers, of `finetune.trackers.TRACKERS`; they are told nothing where nothing is trained.
 
     Raises:
         RecipeError: if the base model is missing or does not fit.
         DataError: if the data is missing or holds bad rows.
         InterruptionError: after Ctrl-C or SIGTERM in training.
         DivergenceError: if the loss is no longer a number.
-        ParitybitError: if `output` is somebody else's directory, another run is at work on it, or the disk is full.
+        ParitybitError: if `output` is somebody else's directory, another run is at work on it, a tracker's package is
+            missing, or the disk is full.
     """
     output = output.absolute()
     check_replaceable(output, TASK_FILE)
+    check_trackers(report_to)
     if not processes.is_first():
         report = _nobody
     inputs = _open(recipe)
     if not force and (reused := _reuse(inputs, output)):
         return reused
     with _disk_errors_told(output), _work_directory(output, inputs.digest, anew=force) as work:
-        metrics = _train_and_publish(inputs, work, output, report, watch)
+        metrics = _train_and_publish(inputs, work, output, report, watch, report_to)
     return FinetuneResult(output, metrics, reused=False)
 
 
@@ -135,6 +140,7 @@ def _train_and_publish(
     output: Path,
     report: Callable[[str], None],
     watch: Callable[[float], None] | None,
+    report_to: Sequence[str],
 ) -> dict[str, dict[str, float]]:
     from finetune.trainer import read_training_log
 
@@ -150,7 +156,8 @@ def _train_and_publish(
         if log is None:
             for line in plan.remarks(inputs.recipe.train, width):
                 report(line)
-            plan, log = _train_in_memory(inputs, plan, splits, work, report, watch)
+            trackers = make_trackers(report_to, output.parent)
+            plan, log = _train_in_memory(inputs, plan, splits, work, report, watch, trackers)
         trained = time.perf_counter()
         model = _trained_model(inputs, Path(log.best_checkpoint))
         task, metrics, findings = _measure(inputs, model, report)
@@ -175,6 +182,7 @@ def _train_in_memory(
     work: Path,
     report: Callable[[str], None],
     watch: Callable[[float], None] | None,
+    trackers: Sequence[Any],
 ) -> tuple[Plan, Any]:
     """Trains, with half the rows in memory at once each time that they do not fit; what is learnt stays the same."""
     import torch
@@ -193,6 +201,7 @@ def _train_in_memory(
                 work=work,
                 report=report,
                 watch=watch,
+                trackers=trackers,
             )
         except torch.OutOfMemoryError:
             longest = max(map(len, splits[0].encoded.windows))

@@ -33,6 +33,7 @@ _EXTRA_OF = {
 }
 
 _PATH = click.Path(path_type=Path)
+_TRACKERS = ("tensorboard", "mlflow", "wandb")
 _FORMATS = ("csv", "tsv", "jsonl", "parquet", "conll", "squad")
 
 
@@ -58,13 +59,17 @@ def cli() -> None:
     paritybit finetune recipes/banking77.toml
     paritybit finetune my.toml --set train.learning_rate=3e-5 --set train.epochs=4
     paritybit finetune my.toml --output build/mine/checkpoint --force
+    paritybit finetune my.toml --report-to tensorboard
     """,
 )
 @click.argument("recipe", type=_PATH)
 @click.option("--output", type=_PATH, help="The checkpoint directory.  [default: build/NAME/checkpoint]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
 @click.option("--force", is_flag=True, help="Train again even when nothing changed.")
-def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], force: bool) -> None:
+@click.option("--report-to", multiple=True, type=click.Choice(_TRACKERS), help="Tell a tracker too; repeatable.")
+def finetune(
+    recipe: Path, output: Path | None, overrides: tuple[str, ...], force: bool, report_to: tuple[str, ...]
+) -> None:
     """Fine-tune the base model of RECIPE on its data: a checkpoint directory.
 
     Started by `torchrun -m paritybit finetune`, several processes train it together.
@@ -76,7 +81,7 @@ def finetune(recipe: Path, output: Path | None, overrides: tuple[str, ...], forc
     from finetune.training import finetune as run
 
     target = output or Path("build") / loaded.name / "checkpoint"
-    result = run(loaded, target, force=force, report=_say)
+    result = run(loaded, target, force=force, report=_say, report_to=report_to)
     if is_first():
         _say(f"{'up to date' if result.reused else 'finished'}: {result.checkpoint}")
         click.echo(json.dumps(result.metrics))

@@ -67,6 +67,20 @@ def test_adafactor_takes_the_recipes_rate() -> None:
     assert 0.001 < moved.max() < 0.1
 
 
+def test_lion_steps_by_the_sign_and_wants_a_smaller_rate() -> None:
+    layer = torch.nn.Linear(3, 2, bias=False)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.tensor([[1e-4, -2.0, 3.0], [-0.5, 1e-3, -9.0]])
+    make_optimizer(layer, TrainSection(optimizer="lion", weight_decay=0.5), 0.01, {"weight"}).step()
+    decayed = before * (1 - 0.01 * 0.5)
+    assert torch.allclose(layer.weight, decayed - 0.01 * layer.weight.grad.sign(), atol=1e-6)
+    rates = [
+        make_plan(TrainSection(epochs=1, optimizer=name), windows=100, hidden_size=768).learning_rate
+        for name in ("adamw", "lion")
+    ]
+    assert rates == pytest.approx([3e-5, 6e-6])
+
+
 @pytest.mark.parametrize(
     ("windows", "epochs", "every"), [(100, 100, 20), (500, 25, 20), (2_000, 7, 63), (50_000, 4, 1563)]
 )
