@@ -1,21 +1,17 @@
-"""The certificate as a page for people: one file without scripts or network, light or dark, and for print."""
+"""The certificate as a page for people."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
 from export import plots
 from export.certificate import Certificate, VariantReport, pareto_table
 from export.gates import Gate
+from finetune.html import page, table
 
 __all__ = ["certificate_page"]
 
 _STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8885; vertical-align: top; }
-td { overflow-wrap: anywhere; }
 .pass { color: #187a3c; color: light-dark(#187a3c, #5fd08a); font-weight: 600; }
 .fail { color: #c02020; color: light-dark(#c02020, #ff8a80); font-weight: 600; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
@@ -23,10 +19,6 @@ figure { margin: 0; break-inside: avoid; }
 figcaption { font-size: .85em; }
 code { word-break: break-all; }
 @media print {
-  :root { color-scheme: light; }
-  body { max-width: none; margin: 0; font-size: 10pt; }
-  h2, h3 { break-after: avoid; }
-  tr { break-inside: avoid; }
   .figures { grid-template-columns: 1fr 1fr; }
 }
 """
@@ -51,17 +43,13 @@ def certificate_page(certificate: Certificate) -> str:
         *((escape(metric), f"{value:.4f}") for metric, value in certificate.pytorch.items()),
         (f"{escape(name)}, 95 % interval", f"{interval.low:.4f} to {interval.high:.4f}"),
     ]
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Certificate of {escape(certificate.name)}</title><style>{_STYLE}{plots.STYLE}</style></head><body>
-<h1>Certificate of {escape(certificate.name)}: <span class="pass">pass</span></h1>
-{_table(["", ""], [[escape(key), f"<code>{escape(value)}</code>"] for key, value in facts])}
+    body = f"""<h1>Certificate of {escape(certificate.name)}: <span class="pass">pass</span></h1>
+{table(["", ""], [[escape(key), f"<code>{escape(value)}</code>"] for key, value in facts])}
 <h2>PyTorch, the reference</h2>
-{_table(["metric", "value"], reference)}
+{table(["metric", "value"], reference)}
 {_choice(certificate)}
-{"".join(_section(variant, certificate) for variant in certificate.variants)}
-</body></html>
-"""
+{"".join(_section(variant, certificate) for variant in certificate.variants)}"""
+    return page(f"Certificate of {certificate.name}", body, _STYLE + plots.STYLE)
 
 
 def _attention(certificate: Certificate) -> str:
@@ -88,7 +76,7 @@ def _choice(certificate: Certificate) -> str:
         "Faster is to the left, better is up; ● passed every gate, × did not. Bars are 95 % bootstrap intervals, the "
         "dashed line is PyTorch.",
     )
-    table = [
+    variants = [
         [
             escape(row.name),
             _time(row.relative_time),
@@ -112,11 +100,11 @@ def _choice(certificate: Certificate) -> str:
     ]
     return (
         f'<h2>Time against {escape(metric)}</h2><div class="figures">{figure}</div>'
-        + _table(["variant", "relative time", "MB", escape(metric), "same answers", "gates", "unbeaten"], table)
+        + table(["variant", "relative time", "MB", escape(metric), "same answers", "gates", "unbeaten"], variants)
         + "<h3>Median milliseconds</h3>"
-        + _table(["graph and settings", *map(escape, workloads)], speeds)
+        + table(["graph and settings", *map(escape, workloads)], speeds)
         + "<h3>Ways to int8, on validation rows</h3>"
-        + _table(["way", "same answers", f"{escape(metric)} lost", "mean |Δlogit|", "good enough"], attempts)
+        + table(["way", "same answers", f"{escape(metric)} lost", "mean |Δlogit|", "good enough"], attempts)
     )
 
 
@@ -129,12 +117,12 @@ def _section(variant: VariantReport, certificate: Certificate) -> str:
     return (
         f"<h2>{name}: {_verdict(variant.passed)}</h2>"
         + _screened(variant, certificate)
-        + _table(["gate", "value", "limit", "verdict"], [_gate(gate) for gate in variant.gates])
-        + _table(["measured", "value"], [[escape(key), escape(value)] for key, value in _numbers(variant, certificate)])
+        + table(["gate", "value", "limit", "verdict"], [_gate(gate) for gate in variant.gates])
+        + table(["measured", "value"], [[escape(key), escape(value)] for key, value in _numbers(variant, certificate)])
         + _figures(variant)
         + _changes(variant)
         + "<h3>Rows furthest from PyTorch</h3>"
-        + _table(["row", "text", "label", "PyTorch", name, "|Δlogit|"], rows)
+        + table(["row", "text", "label", "PyTorch", name, "|Δlogit|"], rows)
     )
 
 
@@ -197,7 +185,7 @@ def _changes(variant: VariantReport) -> str:
     shown = sum(change.rows for change in variant.changes)
     more = f"; the {len(rows)} most frequent changes cover {shown:,} of them" if shown < variant.changed_rows else ""
     return f"<h3>Rows whose answer changed</h3><p>{variant.changed_rows:,} of {variant.rows:,} test rows{more}.</p>" + (
-        _table(["PyTorch", escape(variant.name), "rows"], rows) if rows else ""
+        table(["PyTorch", escape(variant.name), "rows"], rows) if rows else ""
     )
 
 
@@ -208,12 +196,6 @@ def _figure(svg: str, caption: str) -> str:
 def _verdict(passed: bool) -> str:
     word = "pass" if passed else "fail"
     return f'<span class="{word}">{word}</span>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    header = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _plain(value: Any) -> str:

@@ -28,10 +28,11 @@ from tasks.checkpoint import METRICS_FILE, RUN_FILE, TASK_FILE, TaskFile, is_fin
 from tasks.directory import check_replaceable, publish_directory
 from tasks.errors import DataError, InputError, ParitybitError
 
-__all__ = ["CURVES_FILE", "FinetuneResult", "finetune"]
+__all__ = ["CONFUSION_FILE", "CURVES_FILE", "ERRORS_FILE", "FinetuneResult", "finetune"]
 
-CURVES_FILE = "learning_curves.png"
-"""In the checkpoint, where matplotlib is installed."""
+CURVES_FILE, CONFUSION_FILE = "learning_curves.png", "confusion.png"
+"""In the checkpoint, where matplotlib is installed; confusion of a task of one label a row alone."""
+ERRORS_FILE = "errors.html"
 
 _log = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ def _train_and_publish(
     watch: Callable[[float], None] | None,
     report_to: Sequence[str],
 ) -> dict[str, dict[str, float]]:
+    from finetune.errors import error_page
     from finetune.trainer import read_training_log
 
     began = time.perf_counter()
@@ -160,7 +162,7 @@ def _train_and_publish(
             plan, log = _train_in_memory(inputs, plan, splits, work, report, watch, trackers)
         trained = time.perf_counter()
         model = _trained_model(inputs, Path(log.best_checkpoint))
-        task, metrics, findings = _measure(inputs, model, report)
+        task, metrics, findings, mistakes = _measure(inputs, model, report)
         timings = {
             "training_seconds": log.seconds,
             "measuring_seconds": round(time.perf_counter() - trained, 1),
@@ -170,7 +172,8 @@ def _train_and_publish(
         record["training"] = asdict(log) | {"best_checkpoint": Path(log.best_checkpoint).name}
         if processes.is_first():
             with publish_directory(output, TASK_FILE) as draft:
-                _draw_curves(draft / CURVES_FILE, log.history, task.primary_metric, report)
+                _draw(draft, log.history, task, mistakes, report)
+                (draft / ERRORS_FILE).write_text(error_page(mistakes, inputs.recipe.name), encoding="utf-8")
                 _write(draft, inputs, task.spec, model, record, metrics)
     return metrics
 
@@ -286,11 +289,15 @@ def _encoded(inputs: _Inputs, split: Split) -> Any:
         raise DataError(f"{split.name} rows: {error}") from None
 
 
-def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tuple[Task, dict[str, Any], dict[str, Any]]:
-    """The task with the thresholds that suit the validation rows, its metrics, and what else the record tells of them.
+def _measure(
+    inputs: _Inputs, model: Any, report: Callable[[str], None]
+) -> tuple[Task, dict[str, Any], dict[str, Any], Any]:
+    """The task with thresholds that suit the validation rows, its metrics, what else the record tells, and mistakes.
 
     The test rows are used only here.
     """
+    from finetune.errors import error_report
+
     task = inputs.task
     metrics: dict[str, Any] = {"primary_metric": task.primary_metric}
     findings: dict[str, Any] = {"collapsed": [], "calibration_error": {}}
@@ -299,6 +306,7 @@ def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tupl
         outputs = processes.predict_together(model, rows.encoded.windows, inputs.base.tokenizer.pad_id)
         if split is inputs.data.validation:
             task = task.tuned(outputs, rows.encoded, rows.golds)
+            mistakes = error_report(task, outputs, rows.encoded, rows.golds)
         metrics[split.name] = task.metrics(outputs, rows.encoded, rows.golds)
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[split.name].items())
         report(f"{split.name}: {values}")
@@ -313,16 +321,17 @@ def _measure(inputs: _Inputs, model: Any, report: Callable[[str], None]) -> tupl
         answers = task.decode(outputs, rows.encoded, task.parameters())
         if len(answers) > 1 and len({task.summary(answer) for answer in answers}) == 1:
             findings["collapsed"].append(split.name)
-    return task, metrics, findings
+    return task, metrics, findings, mistakes
 
 
-def _draw_curves(path: Path, history: Any, metric: str, report: Callable[[str], None]) -> None:
+def _draw(draft: Path, history: Any, task: Task, mistakes: Any, report: Callable[[str], None]) -> None:
     try:
-        from finetune.curves import draw_curves
+        from finetune.curves import draw_confusion, draw_curves
     except ImportError:
-        report(f"no {path.name}: matplotlib is not installed")
+        report(f"no {CURVES_FILE}: matplotlib is not installed")
     else:
-        draw_curves(history, metric, path)
+        draw_curves(history, task.primary_metric, draft / CURVES_FILE)
+        draw_confusion(mistakes, task.spec.labels, draft / CONFUSION_FILE)
 
 
 def _record(inputs: _Inputs, summary: DataReport) -> dict[str, Any]:
