@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from finetune import processes
 from finetune.interruption import FirstSignal
 
-__all__ = ["Progress", "StopOnSignal"]
+__all__ = ["Progress", "StepBar", "StopOnSignal"]
 
 
 class StopOnSignal(TrainerCallback):
@@ -29,25 +29,19 @@ class StopOnSignal(TrainerCallback):
             control.should_training_stop = True
 
 
-class Progress(TrainerCallback):
-    """One bar over all steps, on a terminal; one line after each evaluation, everywhere."""
+class StepBar(TrainerCallback):
+    """One bar over all steps, on a terminal."""
 
-    def __init__(
-        self, epochs: int, report: Callable[[str], None], metric: str, watch: Callable[[float], None] | None
-    ) -> None:
-        self._epochs = epochs
-        self._watch = watch
-        self._report = report
-        self._metric = metric
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._bar: tqdm[Any] | None = None
-        self._loss = math.nan
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Opens the bar where the training stands."""
         self._bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
-            desc="training",
+            desc=self._name,
             unit="step",
             disable=None if processes.is_first() else True,
             leave=False,
@@ -57,6 +51,25 @@ class Progress(TrainerCallback):
         """Moves the bar by one step."""
         if self._bar is not None:
             self._bar.update(1)
+
+    def close(self) -> None:
+        """Takes the bar away, also after an error."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Progress(StepBar):
+    """The bar, and one line after each evaluation, everywhere."""
+
+    def __init__(
+        self, epochs: int, report: Callable[[str], None], metric: str, watch: Callable[[float], None] | None
+    ) -> None:
+        super().__init__("training")
+        self._epochs = epochs
+        self._watch = watch
+        self._report = report
+        self._metric = metric
+        self._loss = math.nan
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Remembers the loss for the next line."""
@@ -74,8 +87,3 @@ class Progress(TrainerCallback):
             )
         if self._watch is not None:
             self._watch(value)
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.close()

@@ -19,6 +19,7 @@ from finetune.sections import (
     Format,
     LossSection,
     Name,
+    PretrainSection,
     RegularizeSection,
     SweepRange,
     SweepSection,
@@ -34,6 +35,7 @@ __all__ = [
     "ExportSection",
     "Format",
     "LossSection",
+    "PretrainSection",
     "Recipe",
     "RegularizeSection",
     "SweepRange",
@@ -60,6 +62,7 @@ class Recipe(Frozen):
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
     options: dict[str, JsonValue] = Field(default={}, description="What the task lets a recipe choose.")
     data: DataSection
+    pretrain: PretrainSection = PretrainSection()
     train: TrainSection = TrainSection()
     loss: LossSection = LossSection()
     regularize: RegularizeSection = RegularizeSection()

@@ -12,6 +12,7 @@ __all__ = [
     "Format",
     "LossSection",
     "Name",
+    "PretrainSection",
     "Ratio",
     "RegularizeSection",
     "SweepRange",
@@ -41,6 +42,16 @@ class DataSection(Frozen):
     validation_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="Share of the training rows, stratified, when `validation` is missing."
     )
+
+
+class PretrainSection(Frozen):
+    """`[pretrain]`: masked language modelling on the texts of the training rows, before their labels are learnt."""
+
+    epochs: int = Field(
+        default=0, ge=0, description="0 does none; for few texts Gururangan et al. 2020 (arXiv:2004.10964) take 100."
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Peak, after a warm-up of 6 % of the steps.")
+    masked_share: float = Field(default=0.15, gt=0, lt=1, description="Of the tokens, which are to be guessed.")
 
 
 class TrainSection(Frozen):

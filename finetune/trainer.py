@@ -31,7 +31,7 @@ from tasks.base import Encoded, Gold, Task
 from tasks.encoding import collate
 from tasks.errors import DivergenceError
 
-__all__ = ["EncodedSplit", "TrainingLog", "begin_with_bias", "read_training_log", "train"]
+__all__ = ["EncodedSplit", "TrainingLog", "begin_with_bias", "last_checkpoint", "read_training_log", "train"]
 
 _LOG_FILE = "trained.json"
 _ROWS = "rows"  # of a batch, in the order of the training rows
@@ -123,7 +123,7 @@ def train(
     for callback in (bar, StopOnSignal(signals), *trackers):
         trainer.add_callback(callback)
     with processes.first_before_others():
-        last = _last_checkpoint(work)
+        last = last_checkpoint(work)
     with ExitStack() as stack:
         stack.enter_context(signals)
         stack.callback(bar.close)
@@ -133,7 +133,7 @@ def train(
     log = processes.said_by_first(
         TrainingLog(
             # the path of the best is lost when the work directory was moved in between
-            best_checkpoint=str(state.best_model_checkpoint or _last_checkpoint(work)),
+            best_checkpoint=str(state.best_model_checkpoint or last_checkpoint(work)),
             history=state.log_history,
             steps=state.global_step,
             seconds=round(outcome.metrics["train_runtime"], 1),
@@ -362,7 +362,7 @@ def _set_dropout(model: torch.nn.Module, share: float) -> None:
             module.p = share
 
 
-def _last_checkpoint(work: Path) -> Path | None:
+def last_checkpoint(work: Path) -> Path | None:
     """The newest whole checkpoint; one that a killed process left half-written is removed."""
     whole = []
     for path in work.glob("checkpoint-*"):

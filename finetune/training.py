@@ -26,6 +26,7 @@ from tasks.calibration import calibration_error
 from tasks.catalogue import load_task
 from tasks.checkpoint import METRICS_FILE, RUN_FILE, TASK_FILE, TaskFile, is_finished
 from tasks.directory import check_replaceable, publish_directory
+from tasks.encoding import Window
 from tasks.errors import DataError, InputError, ParitybitError
 
 __all__ = ["CONFUSION_FILE", "CURVES_FILE", "ERRORS_FILE", "FinetuneResult", "finetune"]
@@ -155,13 +156,14 @@ def _train_and_publish(
         width = inputs.base.config.hidden_size
         plan = make_plan(inputs.recipe.train, windows=len(splits[0].encoded.windows), hidden_size=width)
         plan = plan.shared_by(processes.count())
+        base = _base_model(inputs, plan, splits[0].encoded.windows, work, report)
         if log is None:
             for line in plan.remarks(inputs.recipe.train, width):
                 report(line)
             trackers = make_trackers(report_to, output.parent)
-            plan, log = _train_in_memory(inputs, plan, splits, work, report, watch, trackers)
+            plan, log = _train_in_memory(inputs, plan, splits, base, work, report, watch, trackers)
         trained = time.perf_counter()
-        model = _trained_model(inputs, Path(log.best_checkpoint))
+        model = _trained_model(inputs, base, Path(log.best_checkpoint))
         task, metrics, findings, mistakes = _measure(inputs, model, report)
         timings = {
             "training_seconds": log.seconds,
@@ -178,10 +180,30 @@ def _train_and_publish(
     return metrics
 
 
+def _base_model(
+    inputs: _Inputs, plan: Plan, windows: Sequence[Window], work: Path, report: Callable[[str], None]
+) -> str:
+    """Where the weights lie that training begins with: the base model's, or what pre-training made of them."""
+    if not inputs.recipe.pretrain.epochs:
+        return inputs.base.location
+    from finetune.pretraining import pretrain
+
+    return pretrain(
+        inputs.recipe,
+        plan,
+        location=inputs.base.location,
+        tokenizer=inputs.base.hf_tokenizer,
+        windows=windows,
+        work=work,
+        report=report,
+    )
+
+
 def _train_in_memory(
     inputs: _Inputs,
     plan: Plan,
     splits: tuple[Any, Any],
+    base: str,
     work: Path,
     report: Callable[[str], None],
     watch: Callable[[float], None] | None,
@@ -198,7 +220,7 @@ def _train_in_memory(
                 inputs.recipe,
                 plan,
                 inputs.task,
-                model=_fresh_model(inputs),
+                model=_fresh_model(inputs, base),
                 splits=splits,
                 pad_id=inputs.base.tokenizer.pad_id,
                 work=work,
@@ -221,14 +243,14 @@ def _train_in_memory(
         torch.cuda.empty_cache()
 
 
-def _fresh_model(inputs: _Inputs) -> Any:
+def _fresh_model(inputs: _Inputs, base: str) -> Any:
     from transformers import set_seed
 
     from finetune.layers import keep_layers
 
     # Trainer seeds too, but only after the head was drawn
     set_seed(inputs.recipe.seed)
-    model = _load_model(inputs, inputs.base.location)
+    model = _load_model(inputs, base)
     if inputs.recipe.train.keep_layers is not None:
         keep_layers(model, inputs.recipe.train.keep_layers)
     if inputs.recipe.train.lora_rank:
@@ -238,7 +260,7 @@ def _fresh_model(inputs: _Inputs) -> Any:
     return model
 
 
-def _trained_model(inputs: _Inputs, checkpoint: Path) -> Any:
+def _trained_model(inputs: _Inputs, base: str, checkpoint: Path) -> Any:
     """With the weights that Trainer kept, or their average where the recipe says so; adapters are merged."""
     from finetune.averaging import load_averaged
 
@@ -248,7 +270,7 @@ def _trained_model(inputs: _Inputs, checkpoint: Path) -> Any:
         return model
     from finetune.lora import load_adapted, merge
 
-    model = _fresh_model(inputs)
+    model = _fresh_model(inputs, base)
     load_adapted(model, checkpoint)
     load_averaged(model, checkpoint)
     merge(model)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.recipe import DataSection, LossSection, RegularizeSection, TrainSection, load_recipe
+from finetune.recipe import DataSection, LossSection, PretrainSection, RegularizeSection, TrainSection, load_recipe
 from finetune.training import finetune
 from tests.toy import toy_rows, toy_rows_of, write_jsonl, write_toy_data, write_toy_recipe, write_toy_task
 
@@ -58,6 +58,9 @@ CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "loss.max_positive_weight": ("5.0", ("multi_label", "data.train=uneven.jsonl")),
     "loss.negative_gamma": ("4.0", ("multi_label",)),
     "loss.probability_margin": ("0.05", ("multi_label",)),
+    "pretrain.epochs": ("1", ()),
+    "pretrain.learning_rate": ("1e-2", ("pretrain.epochs=1",)),
+    "pretrain.masked_share": ("0.5", ("pretrain.epochs=1",)),
     "regularize.r_drop": ("1.0", ()),
     "regularize.adversarial_epsilon": ("1.0", ()),
     "regularize.adversarial_steps": ("2", (FGM,)),
@@ -112,7 +115,12 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def test_every_key_is_tried() -> None:
-    sections = {"train": TrainSection, "loss": LossSection, "regularize": RegularizeSection}
+    sections = {
+        "pretrain": PretrainSection,
+        "train": TrainSection,
+        "loss": LossSection,
+        "regularize": RegularizeSection,
+    }
     keys = {f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
     assert CHANGES.keys() | TOLD.keys() == keys
 
