@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune import processes
 from finetune.base_model import BaseModelFiles, open_base_model, quiet_transformers
@@ -22,12 +22,14 @@ from finetune.record import hardware, inputs_digest, versions, write_json
 from finetune.report import DataReport, data_report
 from finetune.trackers import check_trackers, make_trackers
 from tasks.base import Task, TaskSpec
-from tasks.calibration import calibration_error
 from tasks.catalogue import load_task
 from tasks.checkpoint import METRICS_FILE, RUN_FILE, TASK_FILE, TaskFile, is_finished
 from tasks.directory import check_replaceable, publish_directory
 from tasks.encoding import Window
 from tasks.errors import DataError, InputError, ParitybitError
+
+if TYPE_CHECKING:
+    from finetune.measuring import Measured
 
 __all__ = ["CONFUSION_FILE", "CURVES_FILE", "ERRORS_FILE", "FinetuneResult", "finetune"]
 
@@ -145,6 +147,7 @@ def _train_and_publish(
     report_to: Sequence[str],
 ) -> dict[str, dict[str, float]]:
     from finetune.errors import error_page
+    from finetune.measuring import measure
     from finetune.trainer import read_training_log
 
     began = time.perf_counter()
@@ -164,20 +167,27 @@ def _train_and_publish(
             plan, log = _train_in_memory(inputs, plan, splits, base, work, report, watch, trackers)
         trained = time.perf_counter()
         model = _trained_model(inputs, base, Path(log.best_checkpoint))
-        task, metrics, findings, mistakes = _measure(inputs, model, report)
+        measured = measure(
+            inputs.task,
+            model,
+            validation=splits[1],
+            test=_encoded(inputs, inputs.data.test),
+            pad_id=inputs.base.tokenizer.pad_id,
+            report=report,
+        )
         timings = {
             "training_seconds": log.seconds,
             "measuring_seconds": round(time.perf_counter() - trained, 1),
             "total_seconds": round(time.perf_counter() - began, 1),
         }
-        record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan)} | findings
+        record = _record(inputs, summary) | {"timings": timings, "plan": asdict(plan)} | measured.findings
         record["training"] = asdict(log) | {"best_checkpoint": Path(log.best_checkpoint).name}
         if processes.is_first():
             with publish_directory(output, TASK_FILE) as draft:
-                _draw(draft, log.history, task, mistakes, report)
-                (draft / ERRORS_FILE).write_text(error_page(mistakes, inputs.recipe.name), encoding="utf-8")
-                _write(draft, inputs, task.spec, model, record, metrics)
-    return metrics
+                _draw(draft, log.history, measured, report)
+                (draft / ERRORS_FILE).write_text(error_page(measured.errors, inputs.recipe.name), encoding="utf-8")
+                _write(draft, inputs, measured.task.spec, model, record, measured.metrics)
+    return measured.metrics
 
 
 def _base_model(
@@ -311,49 +321,14 @@ def _encoded(inputs: _Inputs, split: Split) -> Any:
         raise DataError(f"{split.name} rows: {error}") from None
 
 
-def _measure(
-    inputs: _Inputs, model: Any, report: Callable[[str], None]
-) -> tuple[Task, dict[str, Any], dict[str, Any], Any]:
-    """The task with thresholds that suit the validation rows, its metrics, what else the record tells, and mistakes.
-
-    The test rows are used only here.
-    """
-    from finetune.errors import error_report
-
-    task = inputs.task
-    metrics: dict[str, Any] = {"primary_metric": task.primary_metric}
-    findings: dict[str, Any] = {"collapsed": [], "calibration_error": {}}
-    for split in (inputs.data.validation, inputs.data.test):
-        rows = _encoded(inputs, split)
-        outputs = processes.predict_together(model, rows.encoded.windows, inputs.base.tokenizer.pad_id)
-        if split is inputs.data.validation:
-            task = task.tuned(outputs, rows.encoded, rows.golds)
-            mistakes = error_report(task, outputs, rows.encoded, rows.golds)
-        metrics[split.name] = task.metrics(outputs, rows.encoded, rows.golds)
-        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics[split.name].items())
-        report(f"{split.name}: {values}")
-        for concern in task.concerns(outputs, rows.encoded):
-            report(f"warning: {split.name}: {concern}")
-        before, after = (one.confidences(outputs, rows.encoded, rows.golds) for one in (inputs.task, task))
-        if before is not None and after is not None:
-            errors = {"untuned": calibration_error(before), "tuned": calibration_error(after)}
-            findings["calibration_error"][split.name] = errors
-            if errors["tuned"] != errors["untuned"]:
-                report(f"{split.name}: calibration error {errors['tuned']:.4f}, untuned {errors['untuned']:.4f}")
-        answers = task.decode(outputs, rows.encoded, task.parameters())
-        if len(answers) > 1 and len({task.summary(answer) for answer in answers}) == 1:
-            findings["collapsed"].append(split.name)
-    return task, metrics, findings, mistakes
-
-
-def _draw(draft: Path, history: Any, task: Task, mistakes: Any, report: Callable[[str], None]) -> None:
+def _draw(draft: Path, history: Any, measured: "Measured", report: Callable[[str], None]) -> None:
     try:
         from finetune.curves import draw_confusion, draw_curves
     except ImportError:
         report(f"no {CURVES_FILE}: matplotlib is not installed")
     else:
-        draw_curves(history, task.primary_metric, draft / CURVES_FILE)
-        draw_confusion(mistakes, task.spec.labels, draft / CONFUSION_FILE)
+        draw_curves(history, measured.task.primary_metric, draft / CURVES_FILE)
+        draw_confusion(measured.errors, measured.task.spec.labels, draft / CONFUSION_FILE)
 
 
 def _record(inputs: _Inputs, summary: DataReport) -> dict[str, Any]:
