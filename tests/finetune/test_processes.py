@@ -109,7 +109,7 @@ def test_what_draws_random_numbers_trains_too(recipe: Path, tmp_path: Path) -> N
 def test_a_killed_process_is_replaced(recipe: Path, tmp_path: Path) -> None:
     """The launcher starts all of them again, and they go on from the last checkpoint."""
     undisturbed = together(recipe, tmp_path / "whole", LONG)
-    process = together(recipe, tmp_path / "killed", LONG, "--max-restarts", "1")
+    process = together(recipe, tmp_path / "killed", LONG, "--max-restarts", "3")
     first_checkpoint(tmp_path / "killed", process)
     psutil.Process(process.pid).children()[-1].kill()
     ended(process)
