@@ -13,7 +13,17 @@ from typing import Any, TypeVar
 from tasks.base import FloatArray
 from tasks.encoding import Window
 
-__all__ = ["count", "first_before_others", "is_first", "join", "largest", "predict_together", "said_by_first", "wait"]
+__all__ = [
+    "count",
+    "first_before_others",
+    "is_first",
+    "join",
+    "largest",
+    "predict_together",
+    "restart_hazard",
+    "said_by_first",
+    "wait",
+]
 
 _T = TypeVar("_T")
 
@@ -26,6 +36,21 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
     return _rank() == 0
+
+
+def restart_hazard() -> str | None:
+    """What a launcher that is to restart dead processes was not told, for people; None where all is well.
+
+    torchrun (torch 2.13) keeps the store by which processes find each other over a restart, with the addresses of the
+    dead in it: some restarts fail, some hang (benchmarks/LOG.md).
+    """
+    restarts, shared = (os.environ.get(f"TORCHELASTIC_{key}") for key in ("MAX_RESTARTS", "USE_AGENT_STORE"))
+    if not int(restarts or 0) or shared != "True":
+        return None
+    return (
+        "warning: a restart may fail or hang: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+        "and give torchrun --rdzv-backend c10d --rdzv-endpoint localhost:0"
+    )
 
 
 def join() -> None:

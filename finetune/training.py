@@ -103,6 +103,8 @@ def finetune(
     check_trackers(report_to)
     if not processes.is_first():
         report = _nobody
+    if hazard := processes.restart_hazard():
+        report(hazard)
     inputs = _open(recipe)
     if not force and (reused := _reuse(inputs, output)):
         return reused

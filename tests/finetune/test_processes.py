@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,35 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     return write_toy_recipe(write_toy_data(tmp_path_factory.mktemp("data")), tiny_base)
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+            process.communicate()
+
+
 def start(recipe: Path, output: Path, overrides: tuple[str, ...], *launcher: str) -> subprocess.Popen[str]:
-    settings = [part for one in overrides for part in ("--set", one)]
-    command = [*launcher, "-m", "paritybit", "finetune", str(recipe), "--output", str(output), *settings]
-    return subprocess.Popen(
+    changes = [part for one in overrides for part in ("--set", one)]
+    command = [*launcher, "-m", "paritybit", "finetune", str(recipe), "--output", str(output), *changes]
+    settings = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def together(recipe: Path, output: Path, overrides: tuple[str, ...], *more: str) -> subprocess.Popen[str]:
@@ -109,10 +128,11 @@ def test_what_draws_random_numbers_trains_too(recipe: Path, tmp_path: Path) -> N
 def test_a_killed_process_is_replaced(recipe: Path, tmp_path: Path) -> None:
     """The launcher starts all of them again, and they go on from the last checkpoint."""
     undisturbed = together(recipe, tmp_path / "whole", LONG)
-    process = together(recipe, tmp_path / "killed", LONG, "--max-restarts", "3")
+    process = together(recipe, tmp_path / "killed", LONG, "--max-restarts", "1")
     first_checkpoint(tmp_path / "killed", process)
     psutil.Process(process.pid).children()[-1].kill()
-    ended(process)
+    _, errors = ended(process)
+    assert "a restart may fail" not in errors
     ended(undisturbed)
     assert training(tmp_path / "killed")["resumed_at"] > 0
     assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), abs=1e-4)
@@ -143,6 +163,18 @@ def test_every_process_has_an_equal_share_of_a_batch() -> None:
     assert shares(12, 1, 4) == (3, 1)
     with pytest.raises(RecipeError, match=r"train\.batch_size: found 16; expected a multiple of the 3 processes"):
         shares(16, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "shared", "told"), [("3", "True", True), ("0", "True", False), ("3", "False", False)]
+)
+def test_a_launcher_whose_restarts_would_fail_is_warned_of(
+    restarts: str, shared: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert processes.restart_hazard() is None, "no launcher"
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", shared)
+    assert (processes.restart_hazard() is not None) == told
 
 
 def test_one_process_waits_for_nobody() -> None:
