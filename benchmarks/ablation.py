@@ -50,6 +50,7 @@ ARMS = {
     "FGM": "regularize.adversarial_epsilon=1.0",
     "FreeLB, 3 steps": "regularize.adversarial_epsilon=1.0 regularize.adversarial_steps=3",
     "NEFTune 5": "regularize.neftune_alpha=5.0",
+    "multi-sample dropout, 4": "regularize.dropout_samples=4",
     "mixout .1": "regularize.mixout=0.1",
     "L2-SP .01": "regularize.pull_to_pretrained=0.01",
     "EMA .99": "regularize.average=ema regularize.ema_decay=0.99",

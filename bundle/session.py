@@ -12,10 +12,14 @@ import numpy.typing as npt
 import onnxruntime
 
 from bundle.cpu import available_cpus
+from bundle.huge_pages import HugePages
 from bundle.manifest import SessionSettings, TensorInfo
 from tasks.errors import BundleError
 
 __all__ = ["Session"]
+
+_MUCH_LARGER = 1.25
+"""A batch, than all before: what ONNX Runtime allocates for it is worth a look at the page tables."""
 
 
 class Session:
@@ -45,6 +49,7 @@ class Session:
         options.log_severity_level = 3
         if not spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._pages, self._largest = HugePages(), 0
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model),
@@ -54,6 +59,7 @@ class Session:
             )
         except Exception as error:  # the binding raises several unrelated types
             raise BundleError(f"{model}: ONNX Runtime cannot load it: {error}") from None
+        self._pages.claim()
         self.threads = options.intra_op_num_threads
         self.inputs = tuple(_tensor_info(node) for node in self._session.get_inputs())
         self.outputs = tuple(_tensor_info(node) for node in self._session.get_outputs())
@@ -67,7 +73,12 @@ class Session:
         self, batch: Mapping[str, npt.NDArray[np.int64]], outputs: Sequence[str] | None = None
     ) -> list[npt.NDArray[np.float32]]:
         """The named outputs, or all of them; inputs that the graph does not have are left out."""
-        return list(self._session.run(outputs, {name: batch[name] for name in self._names}))
+        found = list(self._session.run(outputs, {name: batch[name] for name in self._names}))
+        size = batch[self._names[0]].size
+        if size > _MUCH_LARGER * self._largest:
+            self._largest = size
+            self._pages.claim()
+        return found
 
 
 def _tensor_info(node: onnxruntime.NodeArg) -> TensorInfo:

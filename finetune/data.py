@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tasks.catalogue import TASKS, load_task
 from tasks.errors import DataError
 from tasks.inputs import Input
 
-__all__ = ["LabelledData", "Split", "load_data", "stratified_split"]
+__all__ = ["LabelledData", "PlacedRow", "Split", "load_data", "read_training_rows", "strata", "stratified_split"]
 
 _LISTED_PROBLEMS = 10
 
@@ -58,8 +59,17 @@ class LabelledData:
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class PlacedRow:
+    """A good row.
+
+    Attributes:
+        place: `file:line`.
+        values: by the fields of the task.
+        example: what the task reads in them.
+    """
+
     place: str
+    values: dict[str, Any]
     example: Example
 
 
@@ -76,7 +86,7 @@ def load_data(recipe: Recipe, *, spec: TaskSpec | None = None) -> LabelledData:
     """
     data, task = recipe.data, TASKS[recipe.task]
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    read: dict[str, list[_Placed]] = {}
+    read: dict[str, list[PlacedRow]] = {}
     problems: list[Problem] = []
     for name, source in sources.items():
         if source is not None:
@@ -90,6 +100,21 @@ def load_data(recipe: Recipe, *, spec: TaskSpec | None = None) -> LabelledData:
         read["train"], read["validation"] = _cut_validation(read["train"], task, recipe)
     splits = {name: _split(name, rows) for name, rows in read.items()}
     return LabelledData(**splits, spec=made, fingerprint=_fingerprint(splits, made.labels))
+
+
+def read_training_rows(recipe: Recipe) -> list[PlacedRow]:
+    """The rows of `data.train`, before any validation rows are cut from them.
+
+    Args:
+        recipe: with absolute paths.
+
+    Raises:
+        DataError: as `load_data`.
+    """
+    task = TASKS[recipe.task]
+    rows, problems = _examples(_read(recipe.data, recipe.data.train, task), task, recipe)
+    _raise_if_any(problems)
+    return rows
 
 
 def stratified_split(strata: Sequence[str], groups: Sequence[Hashable | None], fraction: float, seed: int) -> list[int]:
@@ -158,17 +183,17 @@ def _read(data: DataSection, source: str, task: type[Task]) -> Table:
     return read_file(path, data.format or format_of(path), columns)
 
 
-def _examples(table: Table, task: type[Task], recipe: Recipe) -> tuple[list[_Placed], list[Problem]]:
+def _examples(table: Table, task: type[Task], recipe: Recipe) -> tuple[list[PlacedRow], list[Problem]]:
     good, problems, options = [], list(table.problems), recipe.task_options
     for row in table.rows:
         try:
-            good.append(_Placed(row.place, task.read_row(row.values, options)))
+            good.append(PlacedRow(row.place, row.values, task.read_row(row.values, options)))
         except DataError as error:
             problems.append(Problem(row.place, str(error)))
     return good, problems
 
 
-def _spec(rows: Sequence[_Placed], task: type[Task], recipe: Recipe) -> TaskSpec:
+def _spec(rows: Sequence[PlacedRow], task: type[Task], recipe: Recipe) -> TaskSpec:
     golds = [row.example.gold for row in rows]
     try:
         return task.make_spec(golds, labels=recipe.labels, max_length=recipe.max_length, options=recipe.task_options)
@@ -176,7 +201,7 @@ def _spec(rows: Sequence[_Placed], task: type[Task], recipe: Recipe) -> TaskSpec
         raise DataError(f"{recipe.data.train}: {error}") from None
 
 
-def _unknown(rows: Sequence[_Placed], task: Task, remedy: str) -> Iterator[Problem]:
+def _unknown(rows: Sequence[PlacedRow], task: Task, remedy: str) -> Iterator[Problem]:
     for row in rows:
         try:
             task.check(row.example.gold)
@@ -199,14 +224,16 @@ def _raise_if_any(problems: Sequence[Problem]) -> None:
     raise DataError("\n".join([head, *(f"  {problem}" for problem in problems[:_LISTED_PROBLEMS])]))
 
 
-def _split(name: str, rows: Sequence[_Placed]) -> Split:
+def _split(name: str, rows: Sequence[PlacedRow]) -> Split:
     return Split(name, [row.example.input for row in rows], [row.example.gold for row in rows])
 
 
-def _cut_validation(rows: Sequence[_Placed], task: type[Task], recipe: Recipe) -> tuple[list[_Placed], list[_Placed]]:
+def _cut_validation(
+    rows: Sequence[PlacedRow], task: type[Task], recipe: Recipe
+) -> tuple[list[PlacedRow], list[PlacedRow]]:
     groups = [task.group(row.example.input) for row in rows]
-    strata = _strata([task.names(row.example.gold) for row in rows])
-    chosen = set(stratified_split(strata, groups, recipe.data.validation_fraction, recipe.seed))
+    rarest = strata([task.names(row.example.gold) for row in rows])
+    chosen = set(stratified_split(rarest, groups, recipe.data.validation_fraction, recipe.seed))
     if not chosen:
         raise DataError(
             f"{recipe.data.train}: no row to spare for validation, each label has one; expected more rows, "
@@ -216,8 +243,8 @@ def _cut_validation(rows: Sequence[_Placed], task: type[Task], recipe: Recipe) -
     return kept, [rows[index] for index in sorted(chosen)]
 
 
-def _strata(names: Sequence[tuple[str, ...]]) -> list[str]:
-    """The rarest label of each row; rows without one are a stratum too."""
+def strata(names: Sequence[tuple[str, ...]]) -> list[str]:
+    """What rows are spread evenly by: the rarest label of each row; rows without one are a stratum too."""
     counts = Counter(name for row in names for name in row)
     return [min(row, key=lambda name: (counts[name], name), default="") for row in names]
 

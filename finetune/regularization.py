@@ -10,7 +10,9 @@ from transformers import TrainerCallback
 from finetune.layers import encoder
 from finetune.recipe import RegularizeSection
 
-__all__ = ["Adversary", "PullToPretrained", "mix_with_pretrained"]
+__all__ = ["Adversary", "PullToPretrained", "drop_several_times", "mix_with_pretrained"]
+
+_SAMPLED_DROPOUT = 0.5
 
 
 class Adversary:
@@ -126,3 +128,23 @@ class _MixedLinear(torch.nn.Linear):
         # over masks is the weight itself
         difference = functional.dropout(self.weight - self.pretrained, self.mixed_share)
         return functional.linear(inputs, self.pretrained + difference, self.bias)
+
+
+def drop_several_times(model: torch.nn.Module, samples: int) -> None:
+    """In training, several answers to each row, each with another half of what the head's last layer is given.
+
+    Multi-sample dropout (Inoue 2019, arXiv:1905.09788): all but the last layer is computed once.
+
+    Args:
+        model: whose last linear layer is the head's; it then answers `samples` times the rows, those of one dropout
+            after those of another.
+        samples: dropouts.
+    """
+
+    def dropped(head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        if not head.training:
+            return None
+        return (torch.cat([functional.dropout(inputs[0], _SAMPLED_DROPOUT) for _ in range(samples)]),)
+
+    head = [one for one in model.modules() if isinstance(one, torch.nn.Linear)][-1]
+    head.register_forward_pre_hook(dropped)

@@ -157,6 +157,12 @@ class RegularizeSection(Frozen):
     neftune_alpha: float = Field(
         default=0.0, ge=0, description="Noise on word embeddings (Jain et al. 2023); 5 is usual."
     )
+    dropout_samples: int = Field(
+        default=0,
+        ge=0,
+        description="Dropouts of half of what the head's last layer is given, whose losses are averaged (multi-sample "
+        "dropout, Inoue 2019); 4 to 8. 0 has none.",
+    )
     mixout: Ratio = Field(
         default=0.0, description="Share of weights replaced by pre-trained ones at each step (Lee et al. 2020); .1."
     )

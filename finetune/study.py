@@ -11,7 +11,7 @@ import os
 import statistics
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -121,6 +121,13 @@ class Study:
             "hardware": hardware(),
             "versions": versions(),
         }
+
+    def checkpoints(self) -> Iterator[Path]:
+        """Of every run that did not diverge, in the order of the variants and their seeds."""
+        for number, variant in enumerate(self.variants):
+            for run in variant.runs:
+                if run.test is not None:
+                    yield _place(self.directory, number, run.seed) / _CHECKPOINT
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint of the recipe as it is that is best on validation rows."""

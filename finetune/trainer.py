@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from finetune import processes
 from finetune.averaging import AveragedWeights
 from finetune.defaults import Plan
+from finetune.first_token import train_first_token
 from finetune.inference import model_inputs, raw_outputs, to_tensors
 from finetune.interruption import FirstSignal
 from finetune.layers import GradualUnfreezing, freeze, reinitialize
@@ -24,7 +25,7 @@ from finetune.losses import make_loss
 from finetune.optimization import make_optimizer, make_schedule
 from finetune.progress import Progress, StopOnSignal
 from finetune.recipe import Recipe
-from finetune.regularization import Adversary, PullToPretrained, mix_with_pretrained
+from finetune.regularization import Adversary, PullToPretrained, drop_several_times, mix_with_pretrained
 from finetune.sampler import LengthGroupedSampler
 from tasks import Window
 from tasks.base import Encoded, Gold, Task
@@ -157,6 +158,9 @@ def _prepare(model: torch.nn.Module, recipe: Recipe, task: Task, targets: Sequen
         begin_with_bias(model, bias)
     if recipe.regularize.mixout:
         mix_with_pretrained(model, recipe.regularize.mixout)
+    train_first_token(model)
+    if recipe.regularize.dropout_samples:
+        drop_several_times(model, recipe.regularize.dropout_samples)
 
 
 def _arguments(recipe: Recipe, plan: Plan, task: Task, work: Path) -> TrainingArguments:
@@ -310,13 +314,21 @@ class _Trainer(Trainer):
     ) -> Any:
         """The mean over the items of the whole batch, of which the inputs may be a part."""
         questions = {name: inputs[name] for name in self._inputs}
-        outputs = raw_outputs(model(**questions))
-        total = self._loss.total(outputs, inputs)
+
+        def answers() -> Sequence[torch.Tensor]:
+            return raw_outputs(model(**questions)).chunk(self._recipe.regularize.dropout_samples or 1)
+
+        outputs = answers()
+        total = self._total(outputs, inputs)
         if self._recipe.regularize.r_drop:
-            again = raw_outputs(model(**questions))
-            apart = self._loss.divergence(outputs, again, inputs)
-            total = (total + self._loss.total(again, inputs)) / 2 + self._recipe.regularize.r_drop * apart
+            again = answers()
+            pairs = zip(outputs, again, strict=True)
+            apart = sum(self._loss.divergence(one, other, inputs) for one, other in pairs) / len(outputs)
+            total = (total + self._total(again, inputs)) / 2 + self._recipe.regularize.r_drop * apart
         return total * (self._loss_factor / num_items_in_batch.clamp(min=1))
+
+    def _total(self, outputs: Sequence[torch.Tensor], inputs: dict[str, Any]) -> Any:
+        return sum(self._loss.total(one, inputs) for one in outputs) / len(outputs)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation metrics by the task, with thresholds tuned on these very rows, on batches of similar length."""

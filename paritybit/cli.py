@@ -34,6 +34,7 @@ _EXTRA_OF = {
 
 _PATH = click.Path(path_type=Path)
 _TRACKERS = ("tensorboard", "mlflow", "wandb")
+_SHOWN_SUSPECTS = 20
 _FORMATS = ("csv", "tsv", "jsonl", "parquet", "conll", "squad")
 
 
@@ -129,6 +130,31 @@ def study(
     _say(to_table(found))
     best = found.best_checkpoint()
     click.echo(json.dumps({"study": str(target), "best_checkpoint": best and str(best)}))
+
+
+@cli.command(
+    cls=_ExamplesCommand,
+    epilog="""
+    paritybit suspects my.toml
+    paritybit suspects my.toml --folds 10 --workers 4
+    """,
+)
+@click.argument("recipe", type=_PATH)
+@click.option("--folds", type=click.IntRange(2), default=5, show_default=True, help="Trainings; each leaves one out.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side.")
+@click.option("--output", type=_PATH, help="Directory of the result.  [default: build/NAME/suspects]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
+def suspects(recipe: Path, folds: int, workers: int, output: Path | None, overrides: tuple[str, ...]) -> None:
+    """List training rows of RECIPE whose labels models doubt that were trained without them."""
+    from finetune.recipe import load_recipe
+    from finetune.suspects import SUSPECTS_FILE, find_suspects
+
+    loaded = load_recipe(recipe, overrides)
+    target = output or Path("build") / loaded.name / "suspects"
+    found = find_suspects(loaded, target, folds=folds, workers=workers, report=_say)
+    for one in found[:_SHOWN_SUSPECTS]:
+        _say(f"{one.place}: says {one.expected}, looks like {one.said} (loss {one.loss:.2f}): {one.text}")
+    click.echo(json.dumps({"suspects": str(target / SUSPECTS_FILE), "rows": len(found)}))
 
 
 @cli.command(

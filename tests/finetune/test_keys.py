@@ -65,6 +65,7 @@ CHANGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "regularize.adversarial_epsilon": ("1.0", ()),
     "regularize.adversarial_steps": ("2", (FGM,)),
     "regularize.neftune_alpha": ("5.0", ()),
+    "regularize.dropout_samples": ("4", ()),
     "regularize.mixout": ("0.5", ()),
     "regularize.pull_to_pretrained": ("0.9", ()),
     "regularize.average": ("ema", ()),

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from finetune.averaging import AveragedWeights, load_averaged
 from finetune.recipe import RegularizeSection
-from finetune.regularization import Adversary, PullToPretrained, mix_with_pretrained
+from finetune.regularization import Adversary, PullToPretrained, drop_several_times, mix_with_pretrained
 from tests.export.test_families import EXPORTED, Family, build
 
 IDS = torch.arange(24).reshape(2, 12) + 3
@@ -84,6 +84,23 @@ def test_freelb_climbs_within_its_bound_and_averages(frozen: bool) -> None:
     assert losses[-1] > losses[0]
     assert max(lengths) <= 0.3 * 1.0001
     assert gradients(model)
+
+
+def test_several_dropouts_are_several_answers_to_each_row_and_on_average_the_plain_one() -> None:
+    model = tiny()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain = model(input_ids=IDS).logits
+    drop_several_times(model, 4000)
+    assert torch.equal(model(input_ids=IDS).logits, plain)
+    model.train()
+    torch.manual_seed(0)
+    samples = torch.stack(model(input_ids=IDS).logits.chunk(4000))
+    assert samples.shape == (4000, *plain.shape)
+    assert not torch.allclose(samples[0], samples[1])
+    # the mean of 4,000 is a sixtieth of a sample's own deviation away
+    assert (samples.mean(dim=0) - plain).abs().max() < samples.std(dim=0).max() / 15
 
 
 @pytest.mark.parametrize("family", [one for one in EXPORTED if one.head == "SequenceClassification"], ids=str)

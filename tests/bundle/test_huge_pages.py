@@ -1,0 +1,126 @@
+"""Memory that is allocated after the question lies in huge pages, and holds what it held."""
+
+import ctypes
+import mmap
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bundle import huge_pages
+from bundle.huge_pages import HugePages
+from bundle.session import Session
+
+MIB = 1 << 20
+TRANSPARENT = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def allocated(size: int) -> tuple[mmap.mmap, int]:
+    """Written memory, and its address."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(b"paritybit" * (size // 9) + b"." * (size % 9))
+    return memory, ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def in_huge_pages(address: int = 0, size: int = 1 << 63) -> float:
+    """MiB of the process's memory between the addresses."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head, _, rest = line.partition(" ")
+        if "-" in head and not head.endswith(":"):
+            start, end = (int(one, 16) for one in head.split("-"))
+            inside = start < address + size and end > address
+        elif head == "AnonHugePages:" and inside:
+            total += int(rest.split()[0])
+    return total / 1024
+
+
+@pytest.fixture(scope="module")
+def given() -> None:
+    """Skips where this kernel gives none when it is asked."""
+    if not TRANSPARENT.is_file() or "[never]" in TRANSPARENT.read_text():
+        pytest.skip("the kernel has no transparent huge pages")
+    pages = HugePages()
+    memory, address = allocated(16 * MIB)
+    pages.claim()
+    if not in_huge_pages(address, len(memory)):
+        pytest.skip("the kernel moves nothing into huge pages when it is asked (Linux before 6.1, or none are free)")
+
+
+@pytest.mark.usefixtures("given")
+def test_what_is_allocated_afterwards_is_moved_and_stays_the_same() -> None:
+    older, older_address = allocated(32 * MIB)
+    before = in_huge_pages(older_address, len(older))
+    pages = HugePages()
+    memory, address = allocated(32 * MIB)
+    content = memory[:]
+    pages.claim()
+    assert in_huge_pages(address, len(memory)) >= 24
+    assert memory[:] == content
+    # neighbours are one region to the kernel; what was there is not looked at
+    assert in_huge_pages(older_address, len(older)) - before <= 34
+    later, later_address = allocated(32 * MIB)
+    pages.claim()
+    assert in_huge_pages(later_address, len(later)) >= 24
+
+
+def weights(path: Path, rows: int) -> Path:
+    values = np.random.default_rng(0).standard_normal((rows, 1024), dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["words"]),
+            helper.make_node("ReduceMean", ["words"], ["y"]),
+        ],
+        "one",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(values, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.usefixtures("given")
+def test_a_session_has_its_weights_there(tmp_path: Path) -> None:
+    path = weights(tmp_path / "model.onnx", 16_384)  # 64 MiB
+    before = in_huge_pages()
+    session = Session(path, threads=1)
+    assert in_huge_pages() - before >= 48
+    # and what it needs for a batch: 128 MiB of words
+    before = in_huge_pages()
+    session.run({"input_ids": np.zeros((64, 512), dtype=np.int64)})
+    assert in_huge_pages() - before >= 96
+
+
+@pytest.mark.parametrize("size", ["", "many", "-"])
+def test_a_kernel_without_them_is_left_alone(size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(huge_pages, "_PAGE_SIZE_FILE", tmp_path / "hpage_pmd_size")
+    monkeypatch.setattr(huge_pages, "_advise", refuse)
+    if size:
+        (tmp_path / "hpage_pmd_size").write_text(size)
+    HugePages().claim()
+    session = Session(weights(tmp_path / "model.onnx", 64), threads=1)
+    assert np.isfinite(session.run({"input_ids": np.zeros((1, 4), dtype=np.int64)}))
+
+
+@pytest.mark.parametrize(
+    ("now", "known", "new"),
+    [
+        ([(0, 4)], [], [(0, 4)]),
+        ([(0, 4)], [(0, 4)], []),
+        ([(0, 8)], [(2, 4)], [(0, 2), (4, 8)]),
+        ([(2, 8)], [(0, 3), (5, 6), (7, 9)], [(3, 5), (6, 7)]),
+        ([(0, 2), (6, 8)], [(2, 6)], [(0, 2), (6, 8)]),
+    ],
+)
+def test_known_parts_are_cut_out(
+    now: list[tuple[int, int]], known: list[tuple[int, int]], new: list[tuple[int, int]]
+) -> None:
+    assert list(huge_pages._new(now, known)) == new
