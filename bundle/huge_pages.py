@@ -1,8 +1,7 @@
 """Weights and activations in huge pages, where the system has some to give.
 
 An encoder reads all its weights for every batch. In pages of 4 KiB these are tens of thousands of addresses to
-translate, more than a processor remembers, and in a virtual machine each translation walks two page tables: up to a
-third of the time of a short text goes into it (benchmarks/LOG.md). Linux hands out huge pages by itself only where
+translate, XX Linux hands out huge pages by itself only where
 transparent huge pages are set to `always`; with `madvise`, as distributions set it, a program has to ask.
 """
 
@@ -54,7 +53,8 @@ def _anonymous() -> list[_Region]:
     regions = []
     for line in _MAPPINGS_FILE.read_text().splitlines():
         addresses, rights, *_, inode = line.split(maxsplit=5)[:5]
-        if rights == "rw-p" and inode == "0" and not line.endswith("]"):
+        # the allocator's heap has a name; stacks and what the kernel keeps there have others
+        if rights == "rw-p" and inode == "0" and (not line.endswith("]") or line.endswith("[heap]")):
             start, _, end = addresses.partition("-")
             regions.append((int(start, 16), int(end, 16)))
     return regions

@@ -2,6 +2,8 @@
 
 import ctypes
 import mmap
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from bundle import huge_pages
 from bundle.huge_pages import HugePages
 from bundle.session import Session
 
+ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 TRANSPARENT = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -94,6 +97,54 @@ def test_a_session_has_its_weights_there(tmp_path: Path) -> None:
     before = in_huge_pages()
     session.run({"input_ids": np.zeros((64, 512), dtype=np.int64)})
     assert in_huge_pages() - before >= 96
+
+
+def many_products(path: Path, count: int) -> Path:
+    """Weights of 2 MiB each, which the allocator takes from its heap once it has freed some."""
+    rng = np.random.default_rng(0)
+    names = [f"weights{number}" for number in range(count)]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input_ids"], ["0"], to=TensorProto.FLOAT),
+            *(
+                helper.make_node("MatMul", [str(number), name], [str(number + 1) if number + 1 < count else "y"])
+                for number, name in enumerate(names)
+            ),
+        ],
+        "many",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", 720])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(rng.standard_normal((720, 720), dtype=np.float32) / 40, name) for name in names],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.usefixtures("given")
+def test_weights_on_the_heap_are_there_too(tmp_path: Path) -> None:
+    path = many_products(tmp_path / "model.onnx", 48)  # 95 MiB
+    asked = """if True:
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from bundle import huge_pages
+        from bundle.session import Session
+        from tests.bundle.test_huge_pages import in_huge_pages
+        if sys.argv[2] == "not":
+            huge_pages._PAGE_SIZE_FILE = Path("/nowhere")
+        before = in_huge_pages()
+        answer = Session(Path(sys.argv[1]), threads=1).run({"input_ids": np.arange(720)[None]})
+        print(in_huge_pages() - before, answer.tobytes().hex())
+    """
+    found = {}
+    for mode in ("asked", "not"):
+        command = [sys.executable, "-c", asked, str(path), mode]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=120)
+        found[mode] = done.stdout.split()
+    assert float(found["asked"][0]) - float(found["not"][0]) >= 64
+    assert found["asked"][1] == found["not"][1]
 
 
 @pytest.mark.parametrize("size", ["", "many", "-"])
