@@ -19,7 +19,7 @@ from tasks.errors import BundleError
 __all__ = ["Session"]
 
 _MUCH_LARGER = 1.25
-"""A batch, than all before: what ONNX Runtime allocates for it is worth a look at the page tables."""
+"""Times the largest batch so far: ONNX Runtime allocates more for such a one, which is then moved as well."""
 
 
 class Session:

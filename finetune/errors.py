@@ -16,8 +16,9 @@ from finetune.html import page, table
 from finetune.losses import make_loss
 from finetune.recipe import LossSection
 from tasks.base import Encoded, FloatArray, Gold, Task
+from tasks.inputs import Input
 
-__all__ = ["ErrorReport", "HardRow", "error_page", "error_report", "row_losses"]
+__all__ = ["ErrorReport", "HardRow", "error_page", "error_report", "row_losses", "row_text"]
 
 _HARDEST = 50
 _MISTAKES = 30
@@ -93,7 +94,7 @@ def error_report(task: Task, outputs: Sequence[FloatArray], encoded: Encoded, go
             HardRow(
                 row=row + 1,
                 loss=float(losses[row]),
-                text=" | ".join(part for part in task.texts(encoded.inputs[row]) if part is not None),
+                text=row_text(task, encoded.inputs[row]),
                 expected=expected[row],
                 said=said[row],
                 wrong=said[row] != expected[row],
@@ -101,6 +102,11 @@ def error_report(task: Task, outputs: Sequence[FloatArray], encoded: Encoded, go
             for row in np.argsort(-losses, kind="stable")[:_HARDEST].tolist()
         ),
     )
+
+
+def row_text(task: Task, one: Input) -> str:
+    """What a row asks about, its parts in one line of text."""
+    return " | ".join(part for part in task.texts(one) if part is not None)
 
 
 def row_losses(

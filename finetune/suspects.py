@@ -12,7 +12,7 @@ from pathlib import Path
 
 from finetune.checkpoint import load_checkpoint
 from finetune.data import PlacedRow, read_training_rows, strata
-from finetune.errors import row_losses
+from finetune.errors import row_losses, row_text
 from finetune.inference import predict
 from finetune.recipe import Recipe
 from finetune.study import run_study
@@ -70,7 +70,13 @@ def find_suspects(
     task, rows = TASKS[recipe.task], read_training_rows(recipe)
     if len(rows) < 2 * folds:
         raise DataError(f"{recipe.data.train}: found {len(rows)} rows; expected at least two for each of {folds} folds")
-    parts = _folds(rows, task, folds, recipe.seed)
+    try:
+        parts = _folds(rows, task, folds, recipe.seed)
+    except ValueError:
+        parts = []
+    if not parts or not all(parts):
+        # no label has as many rows, or rows that belong together are too few groups
+        raise DataError(f"{recipe.data.train}: its rows cannot be spread over {folds} folds; expected fewer folds")
     recipes = {
         f"fold {number}": _without(recipe, task, rows, part, output / f"fold-{number}")
         for number, part in enumerate(parts, start=1)
@@ -139,5 +145,4 @@ def _doubted(location: Path, rows: Sequence[PlacedRow]) -> Iterator[Suspect]:
     for row, gold, answer, loss in zip(rows, golds, answers, losses.tolist(), strict=True):
         expected, said = task.gold_summary(gold), task.summary(answer)
         if said != expected:
-            text = " | ".join(part for part in task.texts(row.example.input) if part is not None)
-            yield Suspect(row.place, round(loss, 4), expected, said, text)
+            yield Suspect(row.place, round(loss, 4), expected, said, row_text(task, row.example.input))

@@ -34,7 +34,7 @@ _EXTRA_OF = {
 
 _PATH = click.Path(path_type=Path)
 _TRACKERS = ("tensorboard", "mlflow", "wandb")
-_SHOWN_SUSPECTS = 20
+_SHOWN_SUSPECTS, _SHOWN_CHARS = 20, 200
 _FORMATS = ("csv", "tsv", "jsonl", "parquet", "conll", "squad")
 
 
@@ -153,7 +153,8 @@ def suspects(recipe: Path, folds: int, workers: int, output: Path | None, overri
     target = output or Path("build") / loaded.name / "suspects"
     found = find_suspects(loaded, target, folds=folds, workers=workers, report=_say)
     for one in found[:_SHOWN_SUSPECTS]:
-        _say(f"{one.place}: says {one.expected}, looks like {one.said} (loss {one.loss:.2f}): {one.text}")
+        text = " ".join(one.text.split())[:_SHOWN_CHARS]
+        _say(f"{one.place}: says {one.expected}, looks like {one.said} (loss {one.loss:.2f}): {text}")
     click.echo(json.dumps({"suspects": str(target / SUSPECTS_FILE), "rows": len(found)}))
 
 

@@ -77,6 +77,11 @@ def test_too_few_rows_and_divergence_are_told(recipe_file: Path, tmp_path: Path)
     recipe = load_recipe(recipe_file, ["train.epochs=1"])
     with pytest.raises(DataError, match="found 60 rows; expected at least two for each of 40 folds"):
         find_suspects(recipe, tmp_path / "suspects", folds=40, report=lambda line: None)
+    alone = [{"text": f"a {number} dog", "label": f"label {number}"} for number in range(30)]
+    write_jsonl(recipe_file.parent / "train.jsonl", alone)
+    with pytest.raises(DataError, match="its rows cannot be spread over 3 folds; expected fewer folds"):
+        find_suspects(recipe, tmp_path / "suspects", folds=3, report=lambda line: None)
+    write_toy_data(recipe_file.parent)
     hopeless: Any = load_recipe(recipe_file, ["train.epochs=1", "train.learning_rate=1.0", "train.adam_epsilon=1e-30"])
     hopeless = hopeless.model_copy(update={"train": hopeless.train.model_copy(update={"learning_rate": 1e38})})
     with pytest.raises(DivergenceError, match="2 of 2 trainings diverged"):
